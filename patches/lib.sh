@@ -11,7 +11,7 @@
 prog=patches/$(basename "$0")
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
-series=$here/series
+patch_dir=$here
 
 # The commit of the unpatched sources, tagged so by configure.
 # shellcheck disable=SC2034
@@ -52,21 +52,21 @@ series_names()
 {
     awk -v which="$1" '
         /^[ \t]*(#|$)/ { next }
-        which == "all" || $2 == "stock" { print $1 }' "$series"
+        which == "all" || $2 == "stock" { print $1 }' "$patch_dir/series"
 }
 
 # One clear line for a series file that cannot be read as intended.
 series_verify()
 {
-    [ -f "$series" ] || die "$series is missing"
+    [ -f "$patch_dir/series" ] || die "$patch_dir/series is missing"
     bad=$(awk '
         /^[ \t]*(#|$)/ { next }
         NF > 2 || (NF == 2 && $2 != "stock") || $1 ~ /\// ||
-        $1 !~ /\.patch$/ || seen[$1]++ { print FNR ": " $0; exit }' "$series")
+        $1 !~ /\.patch$/ || seen[$1]++ { print FNR ": " $0; exit }' "$patch_dir/series")
     [ -z "$bad" ] ||
         die "series line $bad: expected 'NAME.patch [stock]', each once"
     for name in $(series_names all); do
-        [ -f "$here/$name" ] ||
+        [ -f "$patch_dir/$name" ] ||
             die "$name is named in series but is not in patches/"
     done
 }
@@ -99,7 +99,8 @@ overlay_collisions()
 
 # Make commits of patches in repository $1 on top of commit $2, for $3
 # ("all" or "stock"). Leaves the last commit's id in $chain. A patch that
-# needed an offset is named in $offsets: check refuses it.
+# needed an offset is named in $offsets: check refuses it. (Sets other plain
+# names too; sh has no local ones: name, date, count, written.)
 make_chain()
 {
     chain=$2
@@ -110,7 +111,7 @@ make_chain()
     git -C "$1" read-tree "$2" || die "cannot read base commit $2"
     for name in $(series_names "$3"); do
         count=$((count + 1))
-        git mailinfo -b "$tmp/msg" "$tmp/diff" <"$here/$name" >"$tmp/info" ||
+        git mailinfo -b "$tmp/msg" "$tmp/diff" <"$patch_dir/$name" >"$tmp/info" ||
             die "$name: not in git-format-patch form"
         author=$(sed -n 's/^Author: //p' "$tmp/info")
         email=$(sed -n 's/^Email: //p' "$tmp/info")
@@ -122,17 +123,17 @@ make_chain()
         [ -s "$tmp/diff" ] || die "$name: holds no diff"
         (cd "$1" && git apply --cached -v --whitespace=nowarn "$tmp/diff") \
             2>"$tmp/log" ||
-            die "$name does not apply: $(grep -m1 '^error:' "$tmp/log" |
-                sed 's/^error: //')"
+            die "$name does not apply: $(sed -n 's/^error: //p' "$tmp/log" |
+                grep -m1 -v '^while searching for:')"
         ! grep -q '(offset ' "$tmp/log" || offsets="$offsets $name"
-        tree=$(git -C "$1" write-tree) || die "$name: cannot write its tree"
+        written=$(git -C "$1" write-tree) || die "$name: cannot write its tree"
         { printf '%s\n' "$subject"; [ ! -s "$tmp/msg" ] || echo
           cat "$tmp/msg"; } >"$tmp/full"
         date="@$((1700000000 + count)) +0000"
         chain=$(GIT_AUTHOR_NAME=$author GIT_AUTHOR_EMAIL=$email \
             GIT_AUTHOR_DATE=$date GIT_COMMITTER_NAME=qaio \
             GIT_COMMITTER_EMAIL=qaio@localhost GIT_COMMITTER_DATE=$date \
-            git -C "$1" commit-tree -p "$chain" -F "$tmp/full" "$tree") ||
+            git -C "$1" commit-tree -p "$chain" -F "$tmp/full" "$written") ||
             die "$name: cannot make its commit"
     done
     unset GIT_INDEX_FILE
@@ -141,9 +142,27 @@ make_chain()
 # Identifies patches and their order, not the stock marks.
 series_hash()
 {
-    (cd "$here" && { series_names all
+    (cd "$patch_dir" && { series_names all
         series_names all | tr '\n' '\0' | xargs -0r cat; } |
         sha256sum | cut -d' ' -f1)
+}
+
+# Write commits $2..$3 of repository $1 as patches to directory $4, without
+# what changes for no reason: dates, object names, versions of git.
+write_patches()
+{
+    git -C "$1" format-patch -q --zero-commit -N --no-signature --no-stat \
+        --no-renames --no-color --no-ext-diff --diff-algorithm=myers \
+        --subject-prefix=PATCH -U3 -o "$4" "$2..$3" || die "git cannot write" \
+        "the commits of $1 as patches"
+    for written in "$4"/*.patch; do
+        [ -f "$written" ] || continue
+        awk '!body && /^Date: / { next }
+            /^$/ { body = 1 }
+            body && /^diff --git / { diff = 1 }
+            diff && /^index [0-9a-f]+\.\./ { next }
+            { print }' "$written" >"$tmp/patch" && cat "$tmp/patch" >"$written"
+    done
 }
 
 # A file of repository $1's own (each worktree has one) under name $2.
