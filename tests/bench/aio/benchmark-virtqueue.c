@@ -86,6 +86,7 @@ typedef struct {
     unsigned ring_descs;            /* descriptors of a request in the ring */
     unsigned slots;                 /* requests that the ring has room for */
     uint32_t used_len;              /* bytes the device writes for a request */
+    unsigned next_slot;             /* of the request to make available next */
 
     /* split */
     struct vring_desc *desc;
@@ -99,7 +100,6 @@ typedef struct {
     struct vring_packed_desc_event *driver_event;
     unsigned avail_pos, used_pos;
     bool avail_wrap, used_wrap;
-    uint16_t next_id;
 } Driver;
 
 /* A transport and a device that have nothing but a queue */
@@ -271,13 +271,28 @@ static void init_packed(Driver *d)
     }
 }
 
+/* Slots are used in turn and requests complete in order */
+static unsigned take_slot(Driver *d)
+{
+    unsigned slot = d->next_slot;
+
+    d->next_slot = slot + 1 < d->slots ? slot + 1 : 0;
+    return slot;
+}
+
+/* Returns the slot of request @i of the last @n */
+static unsigned slot_of(const Driver *d, unsigned i, unsigned n)
+{
+    return (d->next_slot + d->slots - n + i) % d->slots;
+}
+
 static void make_available_split(Driver *d, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
-        uint16_t idx = d->avail_idx++;
-        uint16_t slot = idx % d->slots;
+        unsigned slot = take_slot(d);
 
-        d->avail->ring[idx % QUEUE_SIZE] = cpu_to_le16(slot * d->ring_descs);
+        d->avail->ring[d->avail_idx++ % QUEUE_SIZE] =
+            cpu_to_le16(slot * d->ring_descs);
     }
     if (d->bench->mode == NOTIFY) {
         /*
@@ -294,9 +309,8 @@ static void make_available_packed(Driver *d, unsigned n)
     const VqBench *b = d->bench;
 
     for (unsigned i = 0; i < n; i++) {
-        uint16_t slot = d->next_id;
+        unsigned slot = take_slot(d);
 
-        d->next_id = (d->next_id + 1) % d->slots;
         for (unsigned j = 0; j < d->ring_descs; j++) {
             struct vring_packed_desc *p = &d->packed_desc[d->avail_pos];
             uint64_t addr;
@@ -327,8 +341,7 @@ static void make_available_packed(Driver *d, unsigned n)
             /* Ask to be notified when the last of them is used */
             unsigned pos = (d->avail_pos + QUEUE_SIZE - d->ring_descs) %
                            QUEUE_SIZE;
-            bool wrap = d->avail_wrap ^ (pos > d->avail_pos ||
-                                         d->avail_pos == 0);
+            bool wrap = pos < d->avail_pos ? d->avail_wrap : !d->avail_wrap;
 
             d->driver_event->off_wrap =
                 cpu_to_le16(pos | wrap << VRING_PACKED_EVENT_F_WRAP_CTR);
@@ -351,7 +364,7 @@ static unsigned reap_split(Driver *d, unsigned n)
         }
         e = &d->used->ring[d->used_idx % QUEUE_SIZE];
         g_assert_cmpuint(le32_to_cpu(e->id), ==,
-                         d->used_idx % d->slots * d->ring_descs);
+                         slot_of(d, i, n) * d->ring_descs);
         g_assert_cmpuint(le32_to_cpu(e->len), ==, d->used_len);
         d->used_idx++;
     }
@@ -367,12 +380,11 @@ static unsigned reap_packed(Driver *d, unsigned n)
     for (i = 0; i < n; i++) {
         const struct vring_packed_desc *p = &d->packed_desc[d->used_pos];
         uint16_t flags = le16_to_cpu(qatomic_load_acquire(&p->flags));
-        uint16_t id = (d->next_id + d->slots - n + i) % d->slots;
 
         if ((flags & used_mask) != (d->used_wrap ? used_mask : 0)) {
             break;
         }
-        g_assert_cmpuint(le16_to_cpu(p->id), ==, id);
+        g_assert_cmpuint(le16_to_cpu(p->id), ==, slot_of(d, i, n));
         g_assert_cmpuint(le32_to_cpu(p->len), ==, d->used_len);
 
         d->used_pos += d->ring_descs;
