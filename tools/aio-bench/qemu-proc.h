@@ -1,0 +1,115 @@
+/*
+ * A QEMU process under test: start it, talk qtest to it, watch it, end it
+ *
+ * A small client of the qtest protocol of its own rather than libqtest, which
+ * asserts, waits without limit and is built for one QEMU version: here any
+ * qemu-system-x86_64 is measured, several at once, and one that dies or hangs
+ * is reported with what it was asked to do and what it wrote to stderr.
+ *
+ * All functions are for the control thread; none is for a driver thread.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef AIO_BENCH_QEMU_PROC_H
+#define AIO_BENCH_QEMU_PROC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <glib.h>
+
+typedef struct QemuProc {
+    char *label;            /* for messages: "stock", "patched" */
+    pid_t pid;
+    int pidfd;
+    int qtest_fd;
+    int stderr_fd;          /* an anonymous file */
+    int timeout_ms;
+    char *doing;            /* what it was asked last, for messages */
+    GString *rx;
+    bool reaped;
+    int wait_status;
+    void *ram;              /* guest RAM, shared */
+    uint64_t ram_bytes;
+} QemuProc;
+
+#define AIO_BENCH_ERROR (aio_bench_error_quark())
+GQuark aio_bench_error_quark(void);
+
+/* Error codes; also the exit status that main() gives them. */
+typedef enum AioBenchError {
+    AIO_BENCH_FAILED = 1,       /* QEMU died, stalled, failed a request */
+    AIO_BENCH_USAGE = 2,        /* options, devices, permissions */
+    AIO_BENCH_UNSUPPORTED = 3,  /* this host or QEMU lacks what was asked */
+} AioBenchError;
+
+/*
+ * Start @path with @args (the machine, qtest, RAM and firmware options are
+ * added here) and wait until its qtest server answers. @ram_bytes of guest
+ * RAM are shared with it. NULL and @errp on failure, with QEMU's stderr in
+ * the message. Free with qemu_proc_stop().
+ */
+QemuProc *qemu_proc_start(const char *path, const char *label,
+                          const char *const *args, uint64_t ram_bytes,
+                          int timeout_ms, GError **errp);
+
+/* End the process (SIGTERM, then SIGKILL after the timeout) and free. */
+void qemu_proc_stop(QemuProc *p);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(QemuProc, qemu_proc_stop)
+
+/* True while the process runs. */
+bool qemu_proc_alive(QemuProc *p);
+
+/*
+ * Set @errp to "<label>: <what>", with how the process ended if it did and
+ * the end of its stderr.
+ */
+void qemu_proc_set_error(QemuProc *p, GError **errp, const char *fmt, ...)
+    G_GNUC_PRINTF(3, 4);
+
+/* The last @max bytes of stderr, trimmed; free with g_free(). */
+char *qemu_proc_stderr_tail(QemuProc *p, size_t max);
+
+/*
+ * One qtest command (no newline). The reply without "OK " in @reply (may be
+ * NULL), to be freed. False and @errp if QEMU answers FAIL or ERR, closes the
+ * connection, or is silent for longer than the timeout.
+ */
+bool qemu_proc_qtest(QemuProc *p, char **reply, GError **errp,
+                     const char *fmt, ...) G_GNUC_PRINTF(4, 5);
+
+/* Guest physical memory and I/O ports, by qtest. */
+bool qemu_proc_write(QemuProc *p, unsigned size, uint64_t addr, uint64_t value,
+                     GError **errp);
+bool qemu_proc_read(QemuProc *p, unsigned size, uint64_t addr,
+                    uint64_t *value, GError **errp);
+bool qemu_proc_outl(QemuProc *p, uint16_t port, uint32_t value, GError **errp);
+bool qemu_proc_inl(QemuProc *p, uint16_t port, uint32_t *value, GError **errp);
+
+/* File descriptor numbers of the process's eventfds, ascending. */
+GArray *qemu_proc_eventfds(QemuProc *p, GError **errp);
+
+/* A copy of the process's descriptor @fd, close-on-exec; -1 on error. */
+int qemu_proc_get_fd(QemuProc *p, int fd, GError **errp);
+
+/* What a thread has used so far. */
+typedef struct ThreadUsage {
+    pid_t tid;
+    char name[32];
+    uint64_t cpu_ns;
+    uint64_t voluntary_ctx;
+    uint64_t involuntary_ctx;
+} ThreadUsage;
+
+typedef struct ProcUsage {
+    uint64_t cpu_ns;            /* all threads, ended ones too */
+    uint64_t user_ns;           /* of these, as far as the kernel's ticks say */
+    uint64_t sys_ns;
+    GArray *threads;            /* of ThreadUsage, by tid */
+} ProcUsage;
+
+/* Read the accounts of the process into @u; free with proc_usage_clear(). */
+bool qemu_proc_usage(QemuProc *p, ProcUsage *u, GError **errp);
+void proc_usage_clear(ProcUsage *u);
+
+#endif

@@ -1,0 +1,716 @@
+/*
+ * Running the plan: repetitions, turns, samples
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "instance.h"
+#include "progress.h"
+#include "random.h"
+#include "run.h"
+
+/* How often a run in progress is looked after. */
+#define WATCH_US 20000
+#define HOST_READ_BYTES (1u << 20)
+#define DIRECT_ALIGN 4096
+
+volatile sig_atomic_t run_stop_requested;
+
+const char *const metric_names[M__MAX] = {
+    [M_IOPS] = "iops",
+    [M_BW_BYTES] = "bw_bytes",
+    [M_LAT_MEAN] = "lat_mean_ns",
+    [M_LAT_P50] = "lat_p50_ns",
+    [M_LAT_P90] = "lat_p90_ns",
+    [M_LAT_P99] = "lat_p99_ns",
+    [M_LAT_P99_9] = "lat_p99_9_ns",
+    [M_LAT_P99_99] = "lat_p99_99_ns",
+    [M_LAT_MAX] = "lat_max_ns",
+    [M_CPU_US_PER_IO] = "cpu_us_per_io",
+    [M_CTX_PER_IO] = "ctx_per_io",
+    [M_KICKS_PER_IO] = "kicks_per_io",
+    [M_NOTIFICATIONS_PER_IO] = "notifications_per_io",
+    [M_DRIVER_US_PER_IO] = "driver_us_per_io",
+    [M_DRIVER_SHARE] = "driver_share",
+};
+
+const double sample_percentiles[5] = { 50, 90, 99, 99.9, 99.99 };
+
+/* The processes of one QEMU in a block: one, or --vms of them. */
+typedef struct Group {
+    unsigned qemu;
+    GPtrArray *instances;       /* Instance; NULL: failed, or not started */
+} Group;
+
+/* What one VM of a sample counted. */
+typedef struct VmSample {
+    LoadRun *load;
+    LoadStats *stats;
+    ProcUsage before, after;
+} VmSample;
+
+CellResult *run_result(const Run *run, unsigned cell, unsigned qemu)
+{
+    return &run->results[cell * run->opt->qemus->len + qemu];
+}
+
+static void sample_free(void *opaque)
+{
+    Sample *s = opaque;
+
+    g_clear_pointer(&s->threads, g_array_unref);
+    g_free(s);
+}
+
+Run *run_new(const Options *o, const Plan *plan)
+{
+    Run *run = g_new0(Run, 1);
+    unsigned n = plan->cells->len * o->qemus->len;
+
+    run->opt = o;
+    run->plan = plan;
+    run->results = g_new0(CellResult, n);
+    for (unsigned i = 0; i < n; i++) {
+        run->results[i].samples = g_ptr_array_new_with_free_func(sample_free);
+        hist_reset(&run->results[i].lat);
+    }
+    run->samples_total = n * o->repeat;
+    return run;
+}
+
+void run_free(Run *run)
+{
+    unsigned n;
+
+    if (!run) {
+        return;
+    }
+    n = run->plan->cells->len * run->opt->qemus->len;
+    for (unsigned i = 0; i < n; i++) {
+        g_ptr_array_unref(run->results[i].samples);
+        g_free(run->results[i].error);
+    }
+    g_free(run->results);
+    g_free(run);
+}
+
+static void shuffle(unsigned *v, unsigned n, uint64_t *rng)
+{
+    for (unsigned i = n; i > 1; i--) {
+        unsigned j = random_below(rng, i);
+        unsigned t = v[i - 1];
+
+        v[i - 1] = v[j];
+        v[j] = t;
+    }
+}
+
+static unsigned *shuffled(unsigned n, uint64_t *rng)
+{
+    unsigned *v = g_new(unsigned, n ? n : 1);
+
+    for (unsigned i = 0; i < n; i++) {
+        v[i] = i;
+    }
+    shuffle(v, n, rng);
+    return v;
+}
+
+static const char *thread_group(const char *name)
+{
+    static const struct {
+        const char *prefix, *group;
+    } known[] = {
+        { "iou-wrk", "iou-wrk" }, { "iou-sqp", "iou-sqp" },
+        { "worker", "worker" }, { "CPU ", "vcpu" }, { "call_rcu", "call_rcu" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(known); i++) {
+        if (g_str_has_prefix(name, known[i].prefix)) {
+            return known[i].group;
+        }
+    }
+    return name;
+}
+
+static ThreadUsage *find_thread(GArray *threads, const char *name)
+{
+    ThreadUsage t = { 0 };
+
+    for (unsigned i = 0; i < threads->len; i++) {
+        ThreadUsage *u = &g_array_index(threads, ThreadUsage, i);
+
+        if (!strcmp(u->name, name)) {
+            return u;
+        }
+    }
+    g_strlcpy(t.name, name, sizeof(t.name));
+    g_array_append_val(threads, t);
+    return &g_array_index(threads, ThreadUsage, threads->len - 1);
+}
+
+static const ThreadUsage *thread_before(const ProcUsage *u, pid_t tid)
+{
+    for (unsigned i = 0; i < u->threads->len; i++) {
+        const ThreadUsage *t = &g_array_index(u->threads, ThreadUsage, i);
+
+        if (t->tid == tid) {
+            return t;
+        }
+    }
+    return NULL;
+}
+
+/* Add what each thread used between two snapshots to @sum, by name. */
+static void add_threads(GArray *sum, const ProcUsage *before,
+                        const ProcUsage *after, pid_t main_tid)
+{
+    for (unsigned i = 0; i < after->threads->len; i++) {
+        const ThreadUsage *a = &g_array_index(after->threads, ThreadUsage, i);
+        const ThreadUsage *b = thread_before(before, a->tid);
+        ThreadUsage *t = find_thread(sum, a->tid == main_tid ? "main" :
+                                     thread_group(a->name));
+
+        t->tid = a->tid;
+        t->cpu_ns += a->cpu_ns - (b ? b->cpu_ns : 0);
+        t->voluntary_ctx += a->voluntary_ctx - (b ? b->voluntary_ctx : 0);
+        t->involuntary_ctx += a->involuntary_ctx -
+                              (b ? b->involuntary_ctx : 0);
+    }
+}
+
+static LoadSpec cell_spec(const Run *run, const Cell *c, unsigned repeat,
+                          unsigned vm)
+{
+    const Options *o = run->opt;
+
+    return (LoadSpec) {
+        .rw = c->rw,
+        .driver = c->driver,
+        .arrival = o->arrival,
+        .depth = c->depth,
+        .bs = c->bs,
+        .rate = c->rate / c->queues,
+        .think_ns = c->think_us * 1000,
+        .sleep_ns = o->sleep_us * 1000ull,
+        .span = plan_span(o, c),
+        /* the same sectors for each QEMU of a pair */
+        .seed = random_mix(o->seed + ((uint64_t)c->id << 32) +
+                           ((uint64_t)vm << 16) + repeat),
+    };
+}
+
+/*
+ * Sleep for @seconds, watching all of the group's processes. False and @errp
+ * if one ends or completes nothing for the timeout; false without an error if
+ * a stop was requested.
+ */
+static bool watch(Run *run, Group *g, VmSample *vms, double seconds,
+                  const char *doing, GError **errp)
+{
+    uint64_t start = clock_monotonic_ns();
+    uint64_t end = start + seconds * 1e9;
+    uint64_t timeout = run->opt->timeout_s * 1000000000ull;
+    g_autofree uint64_t *seen = g_new0(uint64_t, g->instances->len);
+    g_autofree uint64_t *when = g_new0(uint64_t, g->instances->len);
+    uint64_t now;
+
+    while ((now = clock_monotonic_ns()) < end) {
+        if (run_stop_requested) {
+            return false;
+        }
+        for (unsigned i = 0; i < g->instances->len; i++) {
+            Instance *inst = g_ptr_array_index(g->instances, i);
+            uint64_t n = load_completed(vms[i].load);
+
+            if (!qemu_proc_alive(inst->proc)) {
+                qemu_proc_set_error(inst->proc, errp, "QEMU ended during %s",
+                                    doing);
+                return false;
+            }
+            if (n != seen[i] || !when[i]) {
+                seen[i] = n;
+                when[i] = now;
+            } else if (now - when[i] > timeout) {
+                qemu_proc_set_error(inst->proc, errp, "nothing completed for "
+                                    "%d s during %s", run->opt->timeout_s,
+                                    doing);
+                return false;
+            }
+        }
+        g_usleep(MIN(WATCH_US, (end - now) / 1000 + 1));
+    }
+    return true;
+}
+
+/* The cell as a phrase for messages. */
+static char *cell_doing(const Cell *c)
+{
+    g_autofree char *bs = size_to_string(c->bs);
+
+    return g_strdup_printf("%s of %s at depth %u on '%s'",
+                           load_rw_names[c->rw], bs, c->depth,
+                           c->device->label);
+}
+
+static void fill_dir(SampleDir *d, const Hist *h, uint64_t bytes)
+{
+    d->ios = h->count;
+    d->bytes = bytes;
+    if (!h->count) {
+        return;
+    }
+    d->lat_min = h->min;
+    d->lat_max = h->max;
+    d->lat_mean = hist_mean(h);
+    d->lat_stddev = hist_stddev(h);
+    for (unsigned i = 0; i < G_N_ELEMENTS(sample_percentiles); i++) {
+        d->percentile[i] = hist_percentile(h, sample_percentiles[i]);
+    }
+}
+
+static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
+{
+    Sample *s = g_new0(Sample, 1);
+    g_autofree Hist *dirs = g_new(Hist, 2);
+    double *m = s->metric;
+    double cpu_ns = 0, usr_ns = 0, sys_ns = 0, busy_ns = 0;
+    uint64_t bytes[2] = { 0 }, ios;
+
+    hist_reset(&dirs[0]);
+    hist_reset(&dirs[1]);
+    hist_reset(all);
+    s->threads = g_array_new(false, true, sizeof(ThreadUsage));
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        VmSample *vm = &vms[i];
+
+        for (unsigned d = 0; d < 2; d++) {
+            hist_merge(&dirs[d], &vm->stats->lat[d]);
+            bytes[d] += vm->stats->bytes[d];
+        }
+        s->window_s = MAX(s->window_s, vm->stats->window_ns / 1e9);
+        s->kicks += vm->stats->kicks;
+        s->notifications += vm->stats->notifications;
+        s->missed += vm->stats->missed;
+        busy_ns += vm->stats->busy_ns;
+        cpu_ns += vm->after.cpu_ns - vm->before.cpu_ns;
+        usr_ns += vm->after.user_ns - vm->before.user_ns;
+        sys_ns += vm->after.sys_ns - vm->before.sys_ns;
+        add_threads(s->threads, &vm->before, &vm->after, inst->proc->pid);
+    }
+    fill_dir(&s->dir[0], &dirs[0], bytes[0]);
+    fill_dir(&s->dir[1], &dirs[1], bytes[1]);
+    hist_merge(all, &dirs[0]);
+    hist_merge(all, &dirs[1]);
+    for (unsigned i = 0; i < s->threads->len; i++) {
+        ThreadUsage *t = &g_array_index(s->threads, ThreadUsage, i);
+
+        s->ctx += t->voluntary_ctx + t->involuntary_ctx;
+    }
+    ios = all->count;
+    s->usr_cpu = usr_ns / s->window_s / 1e7;
+    s->sys_cpu = sys_ns / s->window_s / 1e7;
+    m[M_IOPS] = ios / s->window_s;
+    m[M_BW_BYTES] = (bytes[0] + bytes[1]) / s->window_s;
+    m[M_LAT_MEAN] = hist_mean(all);
+    for (unsigned i = 0; i < G_N_ELEMENTS(sample_percentiles); i++) {
+        m[M_LAT_P50 + i] = hist_percentile(all, sample_percentiles[i]);
+    }
+    m[M_LAT_MAX] = ios ? all->max : 0;
+    m[M_CPU_US_PER_IO] = cpu_ns / 1000 / ios;
+    m[M_CTX_PER_IO] = (double)s->ctx / ios;
+    m[M_KICKS_PER_IO] = (double)s->kicks / ios;
+    m[M_NOTIFICATIONS_PER_IO] = c->driver == DRIVER_IRQ ?
+                                (double)s->notifications / ios : NAN;
+    m[M_DRIVER_US_PER_IO] = busy_ns / 1000 / ios;
+    m[M_DRIVER_SHARE] = busy_ns / 1e9 / s->window_s / g->instances->len;
+    return s;
+}
+
+static bool usage_of_all(Group *g, VmSample *vms, bool after, GError **errp)
+{
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+
+        if (!qemu_proc_usage(inst->proc,
+                             after ? &vms[i].after : &vms[i].before, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Warm up, measure, drain. @generation: for a verifying run, else NULL. */
+static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
+                       uint32_t *generation, uint64_t pattern_seed, Hist *all,
+                       GError **errp)
+{
+    const Options *o = run->opt;
+    unsigned n = g->instances->len;
+    g_autofree VmSample *vms = g_new0(VmSample, n);
+    g_autofree char *doing = cell_doing(c);
+    Sample *s = NULL;
+    bool ok;
+
+    for (unsigned i = 0; i < n; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        LoadSpec spec = cell_spec(run, c, repeat, i);
+
+        spec.verify = generation;
+        spec.generation = generation;
+        spec.pattern_seed = pattern_seed;
+        vms[i].load = load_start(inst->dev, &spec, o->driver_threads);
+    }
+    ok = watch(run, g, vms, o->warmup_s, doing, errp) &&
+         usage_of_all(g, vms, false, errp);
+    for (unsigned i = 0; i < n; i++) {
+        load_measure(vms[i].load);
+    }
+    ok = ok && watch(run, g, vms, o->time_s, doing, errp) &&
+         usage_of_all(g, vms, true, errp);
+    for (unsigned i = 0; i < n; i++) {
+        load_stop(vms[i].load);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        bool failed = errp && *errp;
+
+        /* after a failure there is no telling whether it would drain */
+        if (failed) {
+            load_abort(vms[i].load);
+        } else {
+            ok &= instance_drain(inst, vms[i].load, doing, errp);
+        }
+        vms[i].stats = g_new(LoadStats, 1);
+        load_finish(vms[i].load, vms[i].stats);
+        if (ok && vms[i].stats->errors) {
+            instance_set_load_error(inst, vms[i].stats, doing, errp);
+            ok = false;
+        }
+    }
+    if (ok) {
+        s = make_sample(c, g, vms, all);
+        if (!all->count) {
+            Instance *inst = g_ptr_array_index(g->instances, 0);
+
+            qemu_proc_set_error(inst->proc, errp, "nothing completed within "
+                                "%g s during %s; give a longer --time",
+                                o->time_s, doing);
+            g_clear_pointer(&s, sample_free);
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        load_stats_clear(vms[i].stats);
+        g_free(vms[i].stats);
+        proc_usage_clear(&vms[i].before);
+        proc_usage_clear(&vms[i].after);
+    }
+    return s;
+}
+
+/* Read what was verified through QEMU once more, without QEMU. */
+static bool host_check(const Cell *c, uint64_t span, const uint32_t *generation,
+                       uint64_t pattern_seed, GError **errp)
+{
+    const DeviceInfo *d = c->device;
+    unsigned blocks = MAX(1, HOST_READ_BYTES / c->bs);
+    void *buf = aligned_alloc(DIRECT_ALIGN, (size_t)blocks * c->bs +
+                              DIRECT_ALIGN - (size_t)blocks * c->bs %
+                              DIRECT_ALIGN);
+    int fd = open(d->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    bool ok = false;
+
+    if (fd < 0 || !buf) {
+        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_FAILED,
+                    "cannot open '%s' to check it: %s", d->path,
+                    g_strerror(errno));
+        goto out;
+    }
+    for (uint64_t b = 0; b < span / c->bs; b += blocks) {
+        uint64_t n = MIN(blocks, span / c->bs - b);
+        ssize_t got = pread(fd, buf, n * c->bs, b * c->bs);
+
+        if (got != (ssize_t)(n * c->bs)) {
+            g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_FAILED,
+                        "cannot read '%s' to check it: %s", d->path,
+                        got < 0 ? g_strerror(errno) : "short read");
+            goto out;
+        }
+        for (uint64_t i = 0; i < n; i++) {
+            PatternMismatch m;
+
+            if (pattern_check((uint8_t *)buf + i * c->bs, c->bs,
+                              (b + i) * c->bs / SECTOR_SIZE,
+                              generation[b + i], pattern_seed,
+                              &m) != PATTERN_OK) {
+                g_autofree char *text = pattern_describe(&m);
+
+                g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_FAILED,
+                            "read from '%s' without QEMU: %s", d->path, text);
+                goto out;
+            }
+        }
+    }
+    ok = true;
+out:
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(buf);
+    return ok;
+}
+
+/*
+ * A measurement whose data is checked: fill the span through QEMU, run the
+ * load, read all of it back through QEMU, and then from the host.
+ */
+static Sample *measure_verified(Run *run, Group *g, const Cell *c,
+                                unsigned repeat, Hist *all,
+                                uint64_t *verified, GError **errp)
+{
+    uint64_t span = plan_span(run->opt, c) / c->bs * c->bs;
+    uint64_t seed = random_mix(run->opt->seed ^ ((uint64_t)c->id << 40) ^
+                               ((uint64_t)g->qemu << 32) ^ repeat);
+    g_autofree uint32_t *generation = g_new0(uint32_t, span / c->bs);
+    Instance *inst = g_ptr_array_index(g->instances, 0);
+    uint64_t first, share;
+    PassSpec pass = {
+        .rw = RW_WRITE,
+        .bs = c->bs,
+        .depth = c->depth,
+        .span = span,
+        .verify = true,
+        .pattern_seed = seed,
+        .generation = generation,
+    };
+    Sample *s;
+
+    /* the last queue's share is the largest: shares differ by less than the
+     * number of queues, and a block written twice does no harm */
+    load_share(span / c->bs, c->queues, c->queues - 1, &first, &share);
+    pass.limit = share;
+    if (!instance_pass(inst, &pass, "filling the device", errp)) {
+        return NULL;
+    }
+    s = measure(run, g, c, repeat, generation, seed, all, errp);
+    if (!s) {
+        return NULL;
+    }
+    pass.rw = RW_READ;
+    if (!instance_pass(inst, &pass, "reading the device back", errp) ||
+        !host_check(c, span, generation, seed, errp)) {
+        sample_free(s);
+        return NULL;
+    }
+    *verified += share * c->queues + all->count;
+    return s;
+}
+
+static void record_failure(Run *run, const Cell *c, unsigned qemu,
+                           const GError *err)
+{
+    CellResult *r = run_result(run, c->id, qemu);
+
+    if (!r->error) {
+        r->error = g_strdup(err->message);
+        r->unsupported = err->code == AIO_BENCH_UNSUPPORTED;
+    }
+}
+
+static void group_stop(Group *g)
+{
+    g_clear_pointer(&g->instances, g_ptr_array_unref);
+}
+
+static void instance_free_void(void *opaque)
+{
+    instance_free(opaque);
+}
+
+static bool group_start(Run *run, Group *g, const Block *b, GError **errp)
+{
+    const QemuBinary *q = g_ptr_array_index(run->opt->qemus, g->qemu);
+
+    g->instances = g_ptr_array_new_with_free_func(instance_free_void);
+    for (unsigned i = 0; i < b->first->vms; i++) {
+        Instance *inst = instance_new(run->opt, q, b, errp);
+
+        if (!inst) {
+            group_stop(g);
+            return false;
+        }
+        g_ptr_array_add(g->instances, inst);
+    }
+    return true;
+}
+
+static void fail_block(Run *run, Progress *p, const Block *b, unsigned qemu,
+                       const GError *err)
+{
+    progress_clear(p);
+    fprintf(stderr, "aio-bench: %s\n", err->message);
+    for (unsigned i = 0; i < b->cells->len; i++) {
+        record_failure(run, g_ptr_array_index(b->cells, i), qemu, err);
+    }
+}
+
+static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
+                        unsigned repeat)
+{
+    const QemuBinary *q = g_ptr_array_index(run->opt->qemus, g->qemu);
+    CellResult *r = run_result(run, c->id, g->qemu);
+    g_autofree char *what = g_strdup_printf("%s: %s, %u of %d", q->label,
+                                            c->name, repeat + 1,
+                                            run->opt->repeat);
+    g_autofree Hist *all = g_new(Hist, 1);
+    g_autoptr(GError) err = NULL;
+    Sample *s;
+
+    progress_show(p, run->samples_done, run->samples_total, what);
+    if (!g->instances || r->error) {
+        run->samples_done++;
+        return;
+    }
+    hist_reset(all);
+    s = run->opt->verify ?
+        measure_verified(run, g, c, repeat, all, &r->verified, &err) :
+        measure(run, g, c, repeat, NULL, 0, all, &err);
+    if (s) {
+        s->repeat = repeat;
+        s->order = run->samples_done;
+        g_ptr_array_add(r->samples, s);
+        hist_merge(&r->lat, all);
+    } else if (err) {
+        progress_clear(p);
+        fprintf(stderr, "aio-bench: %s\n", err->message);
+        record_failure(run, c, g->qemu, err);
+        /* what state it is in, nobody knows */
+        group_stop(g);
+    }
+    run->samples_done++;
+}
+
+static bool block_failed(Run *run, const Block *b, unsigned qemu)
+{
+    for (unsigned i = 0; i < b->cells->len; i++) {
+        const Cell *c = g_ptr_array_index(b->cells, i);
+
+        if (!run_result(run, c->id, qemu)->error) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void run_block(Run *run, Progress *p, const Block *b, unsigned repeat,
+                      uint64_t *rng)
+{
+    unsigned n = run->opt->qemus->len;
+    g_autofree Group *groups = g_new0(Group, n);
+    g_autofree unsigned *cells = shuffled(b->cells->len, rng);
+    g_autofree unsigned *starts = shuffled(n, rng);
+
+    for (unsigned i = 0; i < n; i++) {
+        Group *g = &groups[starts[i]];
+        g_autoptr(GError) err = NULL;
+
+        g->qemu = starts[i];
+        if (!block_failed(run, b, g->qemu) && !group_start(run, g, b, &err)) {
+            fail_block(run, p, b, g->qemu, err);
+        }
+    }
+    for (unsigned i = 0; i < b->cells->len && !run_stop_requested; i++) {
+        const Cell *c = g_ptr_array_index(b->cells, cells[i]);
+        g_autofree unsigned *turns = shuffled(n, rng);
+
+        for (unsigned k = 0; k < n && !run_stop_requested; k++) {
+            sample_cell(run, p, &groups[turns[k]], c, repeat);
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        group_stop(&groups[i]);
+    }
+}
+
+void run_execute(Run *run)
+{
+    uint64_t start = clock_monotonic_ns();
+    uint64_t rng = random_mix(run->opt->seed);
+    Progress p;
+
+    progress_start(&p, run->opt->quiet);
+    for (int r = 0; r < run->opt->repeat && !run_stop_requested; r++) {
+        g_autofree unsigned *order = shuffled(run->plan->blocks->len, &rng);
+
+        for (unsigned i = 0; i < run->plan->blocks->len; i++) {
+            if (run_stop_requested) {
+                break;
+            }
+            run_block(run, &p, g_ptr_array_index(run->plan->blocks, order[i]),
+                      r, &rng);
+        }
+    }
+    progress_clear(&p);
+    run->interrupted = run_stop_requested;
+    run->elapsed_s = (clock_monotonic_ns() - start) / 1e9;
+}
+
+int run_status(const Run *run)
+{
+    unsigned n = run->plan->cells->len * run->opt->qemus->len;
+    int status = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        const CellResult *r = &run->results[i];
+
+        if (r->error && !r->unsupported) {
+            return AIO_BENCH_FAILED;
+        }
+        if (r->error) {
+            status = AIO_BENCH_UNSUPPORTED;
+        }
+    }
+    return status;
+}
+
+double *result_metric(const CellResult *r, Metric m, size_t *n)
+{
+    double *v = g_new(double, r->samples->len ? r->samples->len : 1);
+
+    *n = r->samples->len;
+    for (unsigned i = 0; i < r->samples->len; i++) {
+        v[i] = ((Sample *)g_ptr_array_index(r->samples, i))->metric[m];
+    }
+    return v;
+}
+
+size_t result_pairs(const CellResult *a, const CellResult *b, Metric m,
+                    double **va, double **vb)
+{
+    size_t n = 0;
+    unsigned i = 0, j = 0;
+
+    *va = g_new(double, a->samples->len + 1);
+    *vb = g_new(double, a->samples->len + 1);
+    while (i < a->samples->len && j < b->samples->len) {
+        const Sample *x = g_ptr_array_index(a->samples, i);
+        const Sample *y = g_ptr_array_index(b->samples, j);
+
+        if (x->repeat == y->repeat) {
+            (*va)[n] = x->metric[m];
+            (*vb)[n++] = y->metric[m];
+        }
+        i += x->repeat <= y->repeat;
+        j += y->repeat <= x->repeat;
+    }
+    return n;
+}
