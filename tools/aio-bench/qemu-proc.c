@@ -34,7 +34,10 @@
  * 64 KiB block of zeroes will do, and no firmware package is needed. */
 #define FIRMWARE_BYTES 65536
 
-G_DEFINE_QUARK(aio-bench-error, aio_bench_error)
+GQuark aio_bench_error_quark(void)
+{
+    return g_quark_from_static_string("aio-bench-error");
+}
 
 static void close_fd(int *fd)
 {
@@ -548,13 +551,14 @@ bool qemu_proc_usage(QemuProc *p, ProcUsage *u, GError **errp)
     struct timespec ts;
     struct dirent *e;
     clockid_t clock;
-    DIR *d;
+    DIR *d = opendir(dir);
 
     memset(u, 0, sizeof(*u));
     /* The process clock is exact to now, unlike the threads' own accounts,
      * which are brought up to date at ticks and context switches. */
-    if (clock_getcpuclockid(p->pid, &clock) != 0 ||
-        clock_gettime(clock, &ts) < 0 || !(d = opendir(dir))) {
+    if (!d || clock_getcpuclockid(p->pid, &clock) != 0 ||
+        clock_gettime(clock, &ts) < 0) {
+        g_clear_pointer(&d, closedir);
         qemu_proc_set_error(p, errp, "cannot read the CPU time of process %d",
                             p->pid);
         return false;

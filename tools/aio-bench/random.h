@@ -33,7 +33,7 @@ static inline uint64_t random_below(uint64_t *state, uint64_t n)
 static inline double random_exponential(uint64_t *state, double mean)
 {
     /* (0, 1]: the logarithm is finite */
-    double u = ((random_next(state) >> 11) + 1) * 0x1p-53;
+    double u = ((random_next(state) >> 11) + 1) / (double)(1ull << 53);
 
     return -mean * log(u);
 }

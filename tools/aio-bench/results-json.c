@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -88,11 +89,11 @@ static char *cpu_model(void)
     g_autofree char *text = NULL;
     const char *s;
 
-    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL) ||
-        !(s = strstr(text, "model name"))) {
+    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL)) {
         return NULL;
     }
-    s = strchr(s, ':');
+    s = strstr(text, "model name");
+    s = s ? strchr(s, ':') : NULL;
     return s ? g_strndup(s + 2, strcspn(s + 2, "\n")) : NULL;
 }
 
@@ -107,17 +108,18 @@ static void put_host(JsonBuilder *b)
     g_autofree char *clocksource = read_line("/sys/devices/system/clocksource/"
                                              "clocksource0/current_clocksource");
     struct rlimit memlock = { 0 };
+    struct sysinfo info = { 0 };
     struct utsname u;
 
     uname(&u);
+    sysinfo(&info);
     getrlimit(RLIMIT_MEMLOCK, &memlock);
     begin_object(b, "host");
     put_string(b, "kernel", u.release);
     put_string(b, "machine", u.machine);
     put_string(b, "cpu_model", cpu);
     put_int(b, "cpus_online", sysconf(_SC_NPROCESSORS_ONLN));
-    put_int(b, "memory_bytes", (int64_t)sysconf(_SC_PHYS_PAGES) *
-                               sysconf(_SC_PAGESIZE));
+    put_int(b, "memory_bytes", (int64_t)info.totalram * info.mem_unit);
     put_string(b, "governor", governor);
     put_string(b, "io_uring_disabled", disabled);
     put_int(b, "memlock_bytes", memlock.rlim_cur == RLIM_INFINITY ? -1 :
