@@ -9,8 +9,8 @@
 # shellcheck shell=sh
 
 prog=patches/$(basename "$0")
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+root=${here%/*}
 patch_dir=$here
 
 # The commit of the unpatched sources, tagged so by configure.
