@@ -27,43 +27,58 @@ static int compare_double(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Returns the nanoseconds that @iterations took */
-static int64_t run_round(BenchFn *fn, void *opaque, uint64_t iterations,
-                         unsigned ops)
+/*
+ * Repeats @fn with @iterations until @min_ns have passed, at least once.
+ * Returns the wall-clock nanoseconds per operation and stores the CPU
+ * nanoseconds, of all threads, per operation in @cpu.
+ */
+static double run_round(BenchFn *fn, void *opaque, uint64_t iterations,
+                        unsigned ops, int64_t min_ns, double *cpu)
 {
+    clock_t cpu_start = clock();
     int64_t start = get_clock();
-    uint64_t done = fn(opaque, iterations);
-    int64_t elapsed = get_clock() - start;
+    int64_t elapsed;
+    uint64_t total = 0;
 
-    g_assert_cmpuint(done, ==, iterations * ops);
-    return elapsed;
+    do {
+        uint64_t done = fn(opaque, iterations);
+
+        g_assert_cmpuint(done, ==, iterations * ops);
+        total += done;
+        elapsed = get_clock() - start;
+    } while (elapsed < min_ns);
+
+    *cpu = (double)(clock() - cpu_start) *
+           (NANOSECONDS_PER_SECOND / CLOCKS_PER_SEC) / total;
+    return (double)elapsed / total;
 }
 
 void bench_rounds(const char *name, BenchFn *fn, void *opaque, unsigned ops)
 {
     unsigned rounds = g_test_perf() ? PERF_ROUNDS : SMOKE_ROUNDS;
     int64_t round_ns = g_test_perf() ? PERF_ROUND_NS : SMOKE_ROUND_NS;
-    double ns_per_op[PERF_ROUNDS];
+    double wall[PERF_ROUNDS];
+    double cpu[PERF_ROUNDS];
     uint64_t iterations = 1;
-    int64_t elapsed;
 
     /*
-     * Doubling until half a round is filled warms up caches, the coroutine
-     * pool and the rings on the way; these runs are not reported.
+     * Find iterations for a small part of a round, so that reading the clock
+     * in between costs nothing.  This warms up caches, the coroutine pool and
+     * the rings on the way and is not reported.
      */
-    while ((elapsed = run_round(fn, opaque, iterations, ops)) < round_ns / 2) {
+    while (run_round(fn, opaque, iterations, ops, 0, cpu) * iterations * ops <
+           round_ns / 16) {
         iterations *= 2;
     }
-    iterations = MAX(1, (double)iterations * round_ns / MAX(elapsed, 1));
 
     for (unsigned i = 0; i < rounds; i++) {
-        elapsed = run_round(fn, opaque, iterations, ops);
-        ns_per_op[i] = (double)elapsed / iterations / ops;
+        wall[i] = run_round(fn, opaque, iterations, ops, round_ns, &cpu[i]);
     }
-    qsort(ns_per_op, rounds, sizeof(ns_per_op[0]), compare_double);
+    qsort(wall, rounds, sizeof(wall[0]), compare_double);
+    qsort(cpu, rounds, sizeof(cpu[0]), compare_double);
 
-    g_test_message("%s: %.1f ns per operation (lowest %.1f, highest %.1f, "
-                   "%u rounds of %" PRIu64 ")",
-                   name, ns_per_op[rounds / 2], ns_per_op[0],
-                   ns_per_op[rounds - 1], rounds, iterations * ops);
+    g_test_message("%s: %.1f ns and %.1f ns of CPU per operation "
+                   "(%u rounds, from %.1f to %.1f ns)",
+                   name, wall[rounds / 2], cpu[rounds / 2], rounds, wall[0],
+                   wall[rounds - 1]);
 }

@@ -32,10 +32,11 @@ typedef uint64_t BenchFn(void *opaque, uint64_t iterations);
  * @opaque: passed to @fn
  * @ops: operations in one iteration of @fn, at least 1
  *
- * Finds how many iterations fill a round, runs the rounds and prints one
- * g_test_message() line with the median, lowest and highest number of
- * wall-clock nanoseconds per operation.  Fails the test when @fn returns
- * another count than iterations * @ops.
+ * Runs @fn for a number of rounds of a fixed time and prints one
+ * g_test_message() line with the median of the wall-clock and of the CPU
+ * nanoseconds per operation, and the fastest and slowest round.  The CPU time
+ * is that of all threads; on a busy host it is the better of the two.  Fails
+ * the test when @fn returns another count than its iterations * @ops.
  *
  * With "-m perf" rounds are long enough for figures that can be compared;
  * otherwise this is a smoke test of a few milliseconds.
