@@ -367,6 +367,20 @@ refused "a tree with local edits" \
     "local edits: block/first.c block/new.c .*patches/refresh" configure
 is "... which stay" "$(tail -n1 "$tree/block/first.c")" '/* edit */'
 refused "refresh with uncommitted edits" "commit them first" patches/refresh
+works "... where nothing changed a build goes on" \
+    patches/apply --if-changed "$tree"
+: >util/qaio-five.c
+works "... and with a new overlay file" patches/apply --if-changed "$tree"
+is "... which it links" "$(readlink "$tree/util/qaio-five.c")" \
+    "$top/p/util/qaio-five.c"
+rm util/qaio-five.c
+patches/apply --if-changed "$tree"
+mkdir block
+: >block/new.c
+refused "a file of the tree's user in the way of a link" \
+    "block/new.c is in the way" patches/apply --if-changed "$tree"
+is "... stays" "$(cat "$tree/block/new.c")" '/* new */'
+rm -r block
 git -C "$tree" checkout -q block/first.c
 rm "$tree/block/new.c"
 
