@@ -45,6 +45,7 @@ QOS_PATHS = re.compile(r'/(virtio-blk|virtio-scsi|vhost-user-blk)')
 IOTEST_TIME_LIMIT = 240                 # seconds for one iotest
 QTEST_TIME_LIMIT = 180                  # seconds for one path of a qtest
 UNIT_TIME_FACTOR = 4                    # times what QEMU's meson.build says
+SURELY_BROKEN = 4                       # failures in a row, stock passing
 LOG_TAIL = 60                           # lines shown of a failure
 
 
@@ -206,8 +207,9 @@ class IoTests(Group):
         return self._listed[build.path]
 
     def command(self, build: Build, name: str, scratch: Path) -> Command:
-        # Socket paths must be short, images on a file system with O_DIRECT.
-        sockets = tempfile.mkdtemp(prefix='iot-', dir=tempfile.gettempdir())
+        # Socket paths must be short, whatever TMPDIR is, and images on a
+        # file system with O_DIRECT.
+        sockets = tempfile.mkdtemp(prefix='iot-', dir='/tmp')
         return Command((*self._check(build), *self.options, name),
                        {'TEST_DIR': str(scratch), 'SOCK_DIR': sockets},
                        scratch, IOTEST_TIME_LIMIT, 'iotest')
@@ -466,26 +468,41 @@ class Comparison:
                               comments)
             return
 
+        # Broken, or flaky on a busy host? Both builds in turn will tell.
         comments.append(f'stock: {stock.state}')
-        again = dict(self.executor.run(group, self.patched, [name]))[name]
-        if again.state == 'failed':
-            comments.append('broken: the patched build failed twice, the '
-                            f'second time: {one_line(again.reason)}')
-            self._fail(title, comments, again)
-            return
-        # Flaky here. Only if stock is seen to be flaky too it is no news.
-        for number in range(2, self.tries + 1):
-            other = dict(self.executor.run(group, self.stock, [name]))[name]
+        patched_bad = 1
+        for number in range(1, self.tries + 1):
+            again = self._once(group, self.patched, name)
+            patched_bad += again.state == 'failed'
+            if patched_bad == number + 1 >= SURELY_BROKEN:
+                comments.append(f'broken: the patched build failed in all '
+                                f'{patched_bad} runs, stock in none of '
+                                f'{number}: {one_line(again.reason)}')
+                self._fail(title, comments, again)
+                return
+            other = self._once(group, self.stock, name)
             if other.state == 'failed':
-                comments.append(f'flaky on both: stock failed in run '
-                                f'{number}: {one_line(other.reason)}')
+                comments.append(
+                    f'flaky on both: the patched build failed in '
+                    f'{patched_bad} of {number + 1} runs, stock in run '
+                    f'{number + 1}: {one_line(other.reason)}')
                 self.printer.case(title, True, 'SKIP also fails on stock',
                                   comments)
                 return
-        comments.append('flaky: the patched build failed once and '
-                        f'{again.state} once, stock passed in all '
-                        f'{self.tries} runs')
-        self._fail(title, comments, first)
+        runs = self.tries + 1
+        if patched_bad > 1:
+            comments.append(f'flaky: the patched build failed in '
+                            f'{patched_bad} of {runs} runs, stock in none '
+                            f'of {runs}')
+            self._fail(title, comments, first)
+            return
+        self.printer.case(title, True, f'SKIP failed once, then not in '
+                          f'{self.tries} runs; stock in none of {runs}',
+                          comments)
+        self.printer.details(title, first)
+
+    def _once(self, group: Group, build: Build, name: str) -> Result:
+        return dict(self.executor.run(group, build, [name]))[name]
 
     def _fail(self, title: str, comments: list[str], result: Result) -> None:
         self.printer.case(title, False, '', comments)
@@ -508,10 +525,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, choices=range(1, 257),
                         metavar='N', default=min(os.cpu_count() or 1, 8),
                         help='cases at a time, default: one a CPU, at most 8')
-    parser.add_argument('--stock-tries', type=int, choices=range(1, 101),
-                        metavar='N', default=5, help='runs that stock must '
-                        'pass before a case that is flaky on the patched '
-                        'build counts as failed, default: 5')
+    parser.add_argument('--tries', type=int, choices=range(1, 101),
+                        metavar='N', default=10, help='how often a case '
+                        'that failed on the patched build only is run again '
+                        'on both, default: 10')
     parser.add_argument('--work-dir', default='.', metavar='DIR',
                         help='where scratch files go, default: here; its '
                         'file system must allow O_DIRECT')
@@ -561,7 +578,7 @@ def main() -> int:
         executor = Executor(Path(work), args.jobs)
         printer = Printer(total)
         print(f'# MALLOC_PERTURB_={executor.defaults["MALLOC_PERTURB_"]}')
-        comparison = Comparison(executor, patched, stock, args.stock_tries,
+        comparison = Comparison(executor, patched, stock, args.tries,
                                 printer)
         for group in groups:
             comparison.run(group, chosen[group.name])
