@@ -317,10 +317,11 @@ static bool add_matrix(const Options *o, Plan *plan, GHashTable *seen,
             Cell *c = make_cell(device, dims, at);
 
             /* the same cell of another matrix, or another aio of null-co */
-            if (!g_hash_table_add(seen, c->name)) {
+            if (g_hash_table_contains(seen, c->name)) {
                 cell_free(c);
                 continue;
             }
+            g_hash_table_add(seen, c->name);
             c->id = plan->cells->len;
             g_ptr_array_add(plan->cells, c);
             plan->writes |= load_rw_writes(c->rw);

@@ -436,29 +436,29 @@ void virtio_queue_kick(VirtioQueue *q)
     } while (r < 0 && errno == EINTR);
 }
 
-/* Set up ring number @index and, for a request queue, its slots. */
-static bool init_queue(QemuProc *p, VirtioDev *dev, VirtioQueue *q,
-                       unsigned depth, unsigned max_bs, uint16_t size,
+bool virtio_queue_init(VirtioQueue *q, VirtioModel model, bool indirect,
+                       bool event_idx, unsigned depth, unsigned max_bs,
+                       uint16_t size, void *ram, uint64_t ram_bytes,
                        uint64_t *gpa)
 {
+    uint64_t ring = ROUND_UP(*gpa, PAGE);
+    uint64_t meta = ring + vring_bytes(size);
+    uint64_t data = ROUND_UP(meta + depth * SLOT_BYTES, PAGE);
     uint64_t stride = ROUND_UP(max_bs, PAGE);
-    uint64_t meta;
 
-    *gpa = ROUND_UP(*gpa, PAGE);
-    vring_init_at(&q->vr, p->ram, *gpa, size, dev->event_idx);
-    *gpa += vring_bytes(size);
-
-    q->model = dev->model;
-    q->indirect = dev->indirect;
-    q->depth = depth;
-    q->slots = g_new0(VirtioSlot, depth ? depth : 1);
-    meta = *gpa;
-    *gpa = ROUND_UP(*gpa + depth * SLOT_BYTES, PAGE);
-    for (unsigned i = 0; i < depth; i++) {
-        init_slot(q, i, p->ram, meta + i * SLOT_BYTES, *gpa);
-        *gpa += stride;
+    if (data + depth * stride > ram_bytes) {
+        return false;
     }
-    return *gpa <= p->ram_bytes;
+    vring_init_at(&q->vr, ram, ring, size, event_idx);
+    q->model = model;
+    q->indirect = indirect;
+    q->depth = depth;
+    q->slots = g_new0(VirtioSlot, depth);
+    for (unsigned i = 0; i < depth; i++) {
+        init_slot(q, i, ram, meta + i * SLOT_BYTES, data + i * stride);
+    }
+    *gpa = data + depth * stride;
+    return true;
 }
 
 /* Descriptors in @after that are not in @before, both sorted. */
@@ -591,7 +591,8 @@ VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
         if (!offered_size(p, &caps, fixed + i, size, &v, errp)) {
             return NULL;
         }
-        if (!init_queue(p, dev, q, depth, max_bs, size, &gpa)) {
+        if (!virtio_queue_init(q, model, dev->indirect, dev->event_idx, depth,
+                               max_bs, size, p->ram, p->ram_bytes, &gpa)) {
             qemu_proc_set_error(p, errp, "guest RAM is too small");
             return NULL;
         }

@@ -90,6 +90,16 @@ VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
 void virtio_dev_free(VirtioDev *dev);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VirtioDev, virtio_dev_free)
 
+/*
+ * Lay out a ring of @size entries and @depth slots at guest address @gpa,
+ * which is moved on. False if they do not fit @ram_bytes. q->slots is to be
+ * freed with g_free(); the eventfds are the caller's business.
+ */
+bool virtio_queue_init(VirtioQueue *q, VirtioModel model, bool indirect,
+                       bool event_idx, unsigned depth, unsigned max_bs,
+                       uint16_t size, void *ram, uint64_t ram_bytes,
+                       uint64_t *gpa);
+
 /* Ring entries for @depth requests, for the command line's queue-size: room
  * for chains without indirect descriptors, up to VIRTIO_QUEUE_SIZE_MAX. */
 unsigned virtio_queue_size(unsigned depth);
