@@ -269,7 +269,7 @@ def parse_arguments() -> argparse.Namespace:
     models = ('virtio-blk-pci', 'virtio-scsi-pci')
     parser = argparse.ArgumentParser(
         description='Boot Linux guests and check what they write. TAP output.')
-    parser.add_argument('--qemu', required=True, metavar='PATH',
+    parser.add_argument('--qemu', metavar='PATH',
                         help='qemu-system-x86_64, in its build tree')
     parser.add_argument('--aio', type=option_list(modes), default=modes,
                         metavar='LIST', help='default: all three')
@@ -288,6 +288,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--fetch', action='store_true',
                         help='only fill the cache with kernel and busybox')
     args = parser.parse_args()
+    if args.fetch:
+        return args
+    if not args.qemu:
+        parser.error('--qemu PATH is missing')
     if not os.access(args.qemu, os.X_OK):
         parser.error(f'--qemu {args.qemu}: no such program')
     if not os.path.isdir(args.work_dir):
