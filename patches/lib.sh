@@ -14,7 +14,6 @@ root=${here%/*}
 patch_dir=$here
 
 # The commit of the unpatched sources, tagged so by configure.
-# shellcheck disable=SC2034
 base_tag=v10.2.2
 
 # Directories of the repository whose files are linked into the patched tree,
@@ -137,6 +136,16 @@ make_chain()
             die "$name: cannot make its commit"
     done
     unset GIT_INDEX_FILE
+}
+
+# Set $tree, the top of the prepared tree $1, and $base, the commit of its
+# unpatched sources.
+# shellcheck disable=SC2015,SC2034
+find_tree()
+{
+    tree=$(git -C "$1" rev-parse --show-toplevel 2>/dev/null) &&
+        base=$(git -C "$tree" rev-parse -q --verify "$base_tag^{commit}") ||
+        die "$1 is no prepared tree (no tag $base_tag): run ./configure"
 }
 
 # Identifies patches and their order, not the stock marks.

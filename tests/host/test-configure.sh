@@ -152,6 +152,8 @@ fake_project()
     done
     echo '# the series' >"$1/patches/series"
     echo "project('miniature')" >"$1/meson.build"
+    # In a repository, as this project is.
+    git -C "$1" init -q
     printf '/* SPDX-License-Identifier: GPL-2.0-or-later */\nint four;\n' \
         >"$1/util/qaio-four.c"
 }
@@ -508,6 +510,7 @@ fault()
 }
 before=$(sum_of patches)
 works "check of what refresh wrote" patches/check
+works "... from another directory" sh -c 'cd build && ../patches/check'
 fault "hash" "zeroed hash" '1s/0000000/1234567/'
 fault "date" "Date line" '2a Date: Mon, 17 Sep 2001 00:00:00 +0000'
 fault "author" "From: Name" '2s/.*/From: nobody/'
