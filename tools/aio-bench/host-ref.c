@@ -9,8 +9,11 @@
 #include <json-glib/json-glib.h>
 
 #include "host-ref.h"
-#include "progress.h"
 #include "run.h"
+
+/* fio's own run times are too coarse for less */
+#define FIO_TIME_MIN_S 0.5
+#define FIO_START_S 0.4
 
 static const struct {
     const char *name;
@@ -31,6 +34,17 @@ static void host_ref_free(void *opaque)
     g_free(h);
 }
 
+/* how long fio measures, and how long it takes altogether */
+static double run_time(const Options *o)
+{
+    return MAX(o->time_s, FIO_TIME_MIN_S);
+}
+
+static double one_seconds(const Options *o)
+{
+    return run_time(o) + o->warmup_s + FIO_START_S;
+}
+
 static char **fio_argv(const Options *o, const HostRef *h, unsigned engine,
                        uint64_t span)
 {
@@ -48,11 +62,13 @@ static char **fio_argv(const Options *o, const HostRef *h, unsigned engine,
     g_ptr_array_add(a, g_strdup_printf("--size=%" G_GUINT64_FORMAT, span));
     g_ptr_array_add(a, g_strdup("--direct=1"));
     g_ptr_array_add(a, g_strdup("--norandommap=1"));
+    /* from submission, as a guest sees it */
+    g_ptr_array_add(a, g_strdup("--lat_percentiles=1"));
     g_ptr_array_add(a, g_strdup("--time_based=1"));
     g_ptr_array_add(a, g_strdup_printf("--ramp_time=%dms",
                                        (int)(o->warmup_s * 1000)));
     g_ptr_array_add(a, g_strdup_printf("--runtime=%dms",
-                                       (int)(MAX(o->time_s, 0.5) * 1000)));
+                                       (int)(run_time(o) * 1000)));
     if (!load_rw_writes(h->rw)) {
         g_ptr_array_add(a, g_strdup("--readonly"));
     }
@@ -106,9 +122,9 @@ static bool parse_fio(HostRef *h, const char *out)
         return false;
     }
     h->lat_mean_ns = number(child(best, "lat_ns"), "mean");
-    h->lat_p50_ns = number(child(child(best, "clat_ns"), "percentile"),
+    h->lat_p50_ns = number(child(child(best, "lat_ns"), "percentile"),
                            "50.000000");
-    h->lat_p99_ns = number(child(child(best, "clat_ns"), "percentile"),
+    h->lat_p99_ns = number(child(child(best, "lat_ns"), "percentile"),
                            "99.000000");
     h->cpu_us_per_io = (number(job, "usr_cpu") + number(job, "sys_cpu")) /
                        100 * runtime_ms * 1000 / ios;
@@ -157,13 +173,19 @@ static GPtrArray *distinct(const Plan *plan)
     return list;
 }
 
-GPtrArray *host_ref_run(const Options *o, const Plan *plan, GError **errp)
+double host_ref_seconds(const Options *o, const Plan *plan)
+{
+    g_autoptr(GPtrArray) cells = distinct(plan);
+
+    return cells->len * G_N_ELEMENTS(engines) * one_seconds(o);
+}
+
+GPtrArray *host_ref_run(const Options *o, const Plan *plan, Progress *p,
+                        GError **errp)
 {
     g_autofree char *fio = g_find_program_in_path("fio");
     g_autoptr(GPtrArray) cells = distinct(plan);
-    unsigned n = cells->len * G_N_ELEMENTS(engines), done = 0;
     GPtrArray *refs;
-    Progress p;
 
     if (!fio) {
         g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_UNSUPPORTED,
@@ -171,7 +193,6 @@ GPtrArray *host_ref_run(const Options *o, const Plan *plan, GError **errp)
         return NULL;
     }
     refs = g_ptr_array_new_with_free_func(host_ref_free);
-    progress_start(&p, o->quiet);
     for (unsigned i = 0; i < cells->len; i++) {
         const Cell *c = g_ptr_array_index(cells, i);
 
@@ -186,20 +207,20 @@ GPtrArray *host_ref_run(const Options *o, const Plan *plan, GError **errp)
                 g_free(h);
                 break;
             }
-            progress_show(&p, done++, n, what);
+            progress_show(p, what);
             h->device = c->device;
             h->rw = c->rw;
             h->bs = c->bs;
             h->depth = c->depth;
             measure_host(o, h, e, plan_span(o, c));
             if (h->error) {
-                progress_clear(&p);
+                progress_clear(p);
                 fprintf(stderr, "aio-bench: host reference with %s: %s\n",
                         h->engine, h->error);
             }
             g_ptr_array_add(refs, h);
+            progress_done(p, one_seconds(o));
         }
     }
-    progress_clear(&p);
     return refs;
 }

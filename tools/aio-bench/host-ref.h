@@ -10,6 +10,7 @@
 #define AIO_BENCH_HOST_REF_H
 
 #include "plan.h"
+#include "progress.h"
 
 typedef struct HostRef {
     const DeviceInfo *device;
@@ -29,6 +30,10 @@ typedef struct HostRef {
 
 /* Measure all; an array of HostRef, to be freed with g_ptr_array_unref().
  * NULL and @errp if there is no fio. */
-GPtrArray *host_ref_run(const Options *o, const Plan *plan, GError **errp);
+GPtrArray *host_ref_run(const Options *o, const Plan *plan, Progress *p,
+                        GError **errp);
+
+/* Seconds that host_ref_run() is expected to take. */
+double host_ref_seconds(const Options *o, const Plan *plan);
 
 #endif

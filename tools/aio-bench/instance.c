@@ -307,7 +307,7 @@ static bool try_queues(Instance *inst, const Block *block, GError **errp)
 }
 
 Instance *instance_new(const Options *o, const QemuBinary *qemu,
-                       const Block *block, GError **errp)
+                       QemuAccel accel, const Block *block, GError **errp)
 {
     g_autoptr(Instance) inst = g_new0(Instance, 1);
     g_auto(GStrv) args = instance_args(o, qemu, block);
@@ -323,7 +323,7 @@ Instance *instance_new(const Options *o, const QemuBinary *qemu,
                     "runs", block->max_depth, block->max_bs);
         return NULL;
     }
-    inst->proc = qemu_proc_start(qemu->path, qemu->label,
+    inst->proc = qemu_proc_start(qemu->path, qemu->label, accel,
                                  (const char *const *)args, ram,
                                  o->timeout_s * 1000, errp);
     if (!inst->proc) {

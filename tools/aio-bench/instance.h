@@ -23,7 +23,7 @@ char **instance_args(const Options *o, const QemuBinary *qemu,
  * read. NULL and @errp on failure. Free with instance_free().
  */
 Instance *instance_new(const Options *o, const QemuBinary *qemu,
-                       const Block *block, GError **errp);
+                       QemuAccel accel, const Block *block, GError **errp);
 void instance_free(Instance *inst);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Instance, instance_free)
 

@@ -52,6 +52,7 @@ static int run_all(Options *o, char **argv)
     g_autoptr(Plan) plan = NULL;
     g_autoptr(Run) run = NULL;
     g_autoptr(GPtrArray) refs = NULL;
+    Progress p;
 
     plan = plan_new(o, &err);
     if (!plan) {
@@ -60,14 +61,19 @@ static int run_all(Options *o, char **argv)
     if (!check_json_path(o->json, &err)) {
         return fail(err);
     }
+    run = run_new(o, plan, &err);
+    if (!run) {
+        return fail(err);
+    }
+    progress_start(&p, o->quiet, run_seconds(run) +
+                   (o->host ? host_ref_seconds(o, plan) : 0));
     if (o->host) {
-        refs = host_ref_run(o, plan, &err);
+        refs = host_ref_run(o, plan, &p, &err);
         if (!refs) {
             return fail(err);
         }
     }
-    run = run_new(o, plan);
-    run_execute(run);
+    run_execute(run, &p);
     if (o->json && !results_write_json(run, refs, argv, o->json, &err)) {
         return fail(err);
     }

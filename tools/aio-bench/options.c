@@ -281,7 +281,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
 {
     g_auto(GStrv) qemus = NULL, props = NULL;
     g_autofree char *preset = NULL, *span = NULL, *arrival = NULL;
-    g_autofree char *scratch = NULL;
+    g_autofree char *scratch = NULL, *accel = NULL;
     gboolean version = false, list = false, null = false, verify = false;
     gboolean allow = false, host = false, tap = false, quiet = false;
     char *model = NULL, *aio = NULL, *iothreads = NULL, *queues = NULL;
@@ -357,6 +357,9 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
           "devices that hold data may be overwritten", NULL },
         { "host", 0, 0, G_OPTION_ARG_NONE, &host,
           "measure the devices without QEMU too, with fio", NULL },
+        { "accel", 0, 0, G_OPTION_ARG_STRING, &accel,
+          "how the idle guest CPU is run: qtest, tcg, or auto: qtest if all "
+          "QEMUs have it (default auto)", "NAME" },
         { "seed", 0, 0, G_OPTION_ARG_INT64, &o->seed,
           "of the order of cells and of the sectors (default 1)", "N" },
         { "confidence", 0, 0, G_OPTION_ARG_DOUBLE, &o->confidence,
@@ -390,6 +393,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
     o->sleep_us = 50;
     o->driver_threads = 1;
     o->confidence = 0.95;
+    o->accel = -1;
 
     g_option_context_set_summary(ctx,
         "Acts as the guest of one or more QEMUs and measures their block I/O "
@@ -435,6 +439,10 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
         o->verify = true;
     }
     if (span && !parse_size("--span", span, &o->span, errp)) {
+        return false;
+    }
+    if (accel && strcmp(accel, "auto") &&
+        !parse_choice("--accel", accel, qemu_accel_names, &o->accel, errp)) {
         return false;
     }
     if (scratch && !parse_size("--scratch", scratch, &o->scratch, errp)) {

@@ -72,6 +72,7 @@ typedef struct Options {
     Matrix dims;                /* the command line's own */
     const Preset *preset;       /* NULL: none */
     GPtrArray *props;           /* ExtraProp */
+    int accel;                  /* QemuAccel; -1: what all QEMUs have */
     LoadArrival arrival;
     double time_s;
     double warmup_s;

@@ -13,11 +13,14 @@
 
 #define TERMINAL_INTERVAL_NS 200000000ull
 #define LOG_INTERVAL_NS 5000000000ull
+/* how long expectation counts as much as experience */
+#define SETTLE_S 3.0
 
-void progress_start(Progress *p, bool quiet)
+void progress_start(Progress *p, bool quiet, double total)
 {
     memset(p, 0, sizeof(*p));
     p->quiet = quiet;
+    p->total = total;
     p->terminal = isatty(STDERR_FILENO);
     p->start_ns = clock_monotonic_ns();
 }
@@ -34,26 +37,29 @@ char *progress_duration(double seconds)
     return g_strdup_printf("%u h %u min", s / 3600, s / 60 % 60);
 }
 
-void progress_show(Progress *p, double done, double total, const char *what)
+void progress_done(Progress *p, double seconds)
+{
+    p->done += seconds;
+}
+
+void progress_show(Progress *p, const char *what)
 {
     uint64_t now = clock_monotonic_ns();
     double elapsed = (now - p->start_ns) / 1e9;
     g_autofree char *left = NULL;
     g_autofree char *line = NULL;
+    double speed;
 
     if (p->quiet || (p->last_ns && now - p->last_ns <
                      (p->terminal ? TERMINAL_INTERVAL_NS : LOG_INTERVAL_NS))) {
         return;
     }
     p->last_ns = now;
-    if (done > 0) {
-        g_autofree char *time = progress_duration(elapsed / done *
-                                                  (total - done));
-
-        left = g_strdup_printf(", %s left", time);
-    }
-    line = g_strdup_printf("[%3.0f %%%s] %s", 100 * done / total,
-                           left ? left : "", what);
+    /* at first the expectation, then more and more what it really took */
+    speed = (elapsed + SETTLE_S) / (p->done + SETTLE_S);
+    left = progress_duration(speed * (p->total - p->done));
+    line = g_strdup_printf("[%3.0f %%, %s left] %s",
+                           100 * p->done / p->total, left, what);
     if (p->terminal) {
         fprintf(stderr, "\r%-*s", (int)p->width, line);
         p->width = strlen(line);

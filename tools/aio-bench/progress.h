@@ -16,12 +16,18 @@ typedef struct Progress {
     uint64_t start_ns;
     uint64_t last_ns;
     unsigned width;             /* of the line that stands there */
+    double total;               /* of the work, as expected, in seconds */
+    double done;                /* of these */
 } Progress;
 
-void progress_start(Progress *p, bool quiet);
+/* @total: how many seconds the work is expected to take. */
+void progress_start(Progress *p, bool quiet, double total);
 
-/* @done of @total is done, @what comes now; prints the time left. */
-void progress_show(Progress *p, double done, double total, const char *what);
+/* Say that @what comes now, and how long everything will still take. */
+void progress_show(Progress *p, const char *what);
+
+/* Work that was expected to take @seconds is done. */
+void progress_done(Progress *p, double seconds);
 
 /* Clear the line, so that something else can be printed. */
 void progress_clear(Progress *p);

@@ -30,9 +30,19 @@
 #define __NR_pidfd_open 434
 #endif
 
-/* A machine without firmware would not start, but nothing ever runs it: one
- * 64 KiB block of zeroes will do, and no firmware package is needed. */
+/* A machine without firmware does not start. This one halts at once, at the
+ * reset vector, so that no firmware package is needed. */
 #define FIRMWARE_BYTES 65536
+#define RESET_VECTOR (FIRMWARE_BYTES - 16)
+static const uint8_t halt_code[] = {
+    0xfa,           /* cli */
+    0xf4,           /* hlt */
+    0xeb, 0xfc,     /* jmp to the cli */
+};
+
+#define PROBE_RAM_BYTES (64ull << 20)
+
+const char *const qemu_accel_names[ACCEL__MAX + 1] = { "qtest", "tcg", NULL };
 
 GQuark aio_bench_error_quark(void)
 {
@@ -143,8 +153,8 @@ static void exec_child(const char *path, char **argv, int stderr_fd,
 }
 
 QemuProc *qemu_proc_start(const char *path, const char *label,
-                          const char *const *args, uint64_t ram_bytes,
-                          int timeout_ms, GError **errp)
+                          QemuAccel accel, const char *const *args,
+                          uint64_t ram_bytes, int timeout_ms, GError **errp)
 {
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(QemuProc) p = g_new0(QemuProc, 1);
@@ -176,6 +186,11 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     if (bios_fd < 0) {
         goto out;
     }
+    if (pwrite(bios_fd, halt_code, sizeof(halt_code), RESET_VECTOR) < 0) {
+        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_UNSUPPORTED,
+                    "cannot write the firmware: %s", g_strerror(errno));
+        goto out;
+    }
     p->stderr_fd = anonymous_file("stderr", 0, MFD_CLOEXEC, errp);
     if (p->stderr_fd < 0) {
         goto out;
@@ -196,7 +211,7 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     g_ptr_array_add(argv, g_strdup("-machine"));
     g_ptr_array_add(argv, g_strdup("pc,memory-backend=ram"));
     g_ptr_array_add(argv, g_strdup("-accel"));
-    g_ptr_array_add(argv, g_strdup("qtest"));
+    g_ptr_array_add(argv, g_strdup(qemu_accel_names[accel]));
     g_ptr_array_add(argv, g_strdup("-nodefaults"));
     g_ptr_array_add(argv, g_strdup("-no-user-config"));
     g_ptr_array_add(argv, g_strdup("-display"));
@@ -255,6 +270,29 @@ out:
     close_fd(&sock[0]);
     close_fd(&sock[1]);
     return ok ? g_steal_pointer(&p) : NULL;
+}
+
+bool qemu_proc_probe_accel(const char *path, const char *label,
+                           int timeout_ms, QemuAccel *accel, GError **errp)
+{
+    static const char *const no_args[] = { NULL };
+
+    for (QemuAccel a = 0; a < ACCEL__MAX; a++) {
+        g_autoptr(GError) err = NULL;
+        g_autoptr(QemuProc) p = qemu_proc_start(path, label, a, no_args,
+                                                PROBE_RAM_BYTES, timeout_ms,
+                                                &err);
+
+        if (p) {
+            *accel = a;
+            return true;
+        }
+        if (a == ACCEL__MAX - 1 || !strstr(err->message, "accelerator")) {
+            g_propagate_error(errp, g_steal_pointer(&err));
+            return false;
+        }
+    }
+    return false;
 }
 
 void qemu_proc_stop(QemuProc *p)

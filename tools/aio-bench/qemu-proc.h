@@ -44,14 +44,35 @@ typedef enum AioBenchError {
 } AioBenchError;
 
 /*
+ * How the guest's CPU is (not) run. Some distributions leave the qtest
+ * accelerator out of their packages; TCG, with firmware that halts, does as
+ * well, but QEMU then looks for translated code in all memory it writes to,
+ * which costs some per cent: QEMUs are only comparable under the same one.
+ */
+typedef enum QemuAccel {
+    ACCEL_QTEST,
+    ACCEL_TCG,
+    ACCEL__MAX,
+} QemuAccel;
+
+extern const char *const qemu_accel_names[ACCEL__MAX + 1];
+
+/*
  * Start @path with @args (the machine, qtest, RAM and firmware options are
  * added here) and wait until its qtest server answers. @ram_bytes of guest
  * RAM are shared with it. NULL and @errp on failure, with QEMU's stderr in
  * the message. Free with qemu_proc_stop().
  */
 QemuProc *qemu_proc_start(const char *path, const char *label,
-                          const char *const *args, uint64_t ram_bytes,
-                          int timeout_ms, GError **errp);
+                          QemuAccel accel, const char *const *args,
+                          uint64_t ram_bytes, int timeout_ms, GError **errp);
+
+/*
+ * Whether @path has the qtest accelerator, in *@accel. False and @errp if it
+ * does not run at all.
+ */
+bool qemu_proc_probe_accel(const char *path, const char *label,
+                           int timeout_ms, QemuAccel *accel, GError **errp);
 
 /* End the process (SIGTERM, then SIGKILL after the timeout) and free. */
 void qemu_proc_stop(QemuProc *p);

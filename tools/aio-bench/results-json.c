@@ -208,6 +208,7 @@ static void put_options(JsonBuilder *b, const Run *run)
     put_string(b, "arrival", load_arrival_names[o->arrival]);
     put_int(b, "span_bytes", o->span);
     put_bool(b, "verify", o->verify);
+    put_string(b, "accel", qemu_accel_names[run->accel]);
     put_string(b, "preset", o->preset ? o->preset->name : NULL);
     begin_array(b, "set");
     for (unsigned i = 0; i < o->props->len; i++) {

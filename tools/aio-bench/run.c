@@ -13,12 +13,15 @@
 
 #include "clock.h"
 #include "instance.h"
-#include "progress.h"
 #include "random.h"
 #include "run.h"
 
 /* How often a run in progress is looked after. */
 #define WATCH_US 20000
+/* What a sample takes besides its time, and a process to start and stop; only
+ * the time left that is shown depends on these. */
+#define SAMPLE_OVERHEAD_S 0.01
+#define START_S 0.15
 #define HOST_READ_BYTES (1u << 20)
 #define DIRECT_ALIGN 4096
 
@@ -70,11 +73,42 @@ static void sample_free(void *opaque)
     g_free(s);
 }
 
-Run *run_new(const Options *o, const Plan *plan)
+/* The same for all QEMUs: qtest, unless one lacks it. */
+static bool choose_accel(const Options *o, QemuAccel *accel, GError **errp)
 {
-    Run *run = g_new0(Run, 1);
-    unsigned n = plan->cells->len * o->qemus->len;
+    *accel = ACCEL_QTEST;
+    if (o->accel >= 0) {
+        *accel = o->accel;
+        return true;
+    }
+    for (unsigned i = 0; i < o->qemus->len; i++) {
+        const QemuBinary *q = g_ptr_array_index(o->qemus, i);
+        QemuAccel has;
 
+        if (!qemu_proc_probe_accel(q->path, q->label, o->timeout_s * 1000,
+                                   &has, errp)) {
+            return false;
+        }
+        if (has == ACCEL_TCG && !o->quiet) {
+            fprintf(stderr, "aio-bench: %s has no qtest accelerator: all run "
+                    "with tcg\n", q->label);
+        }
+        *accel = MAX(*accel, has);
+    }
+    return true;
+}
+
+Run *run_new(const Options *o, const Plan *plan, GError **errp)
+{
+    unsigned n = plan->cells->len * o->qemus->len;
+    QemuAccel accel;
+    Run *run;
+
+    if (!choose_accel(o, &accel, errp)) {
+        return NULL;
+    }
+    run = g_new0(Run, 1);
+    run->accel = accel;
     run->opt = o;
     run->plan = plan;
     run->results = g_new0(CellResult, n);
@@ -542,7 +576,7 @@ static bool group_start(Run *run, Group *g, const Block *b, GError **errp)
 
     g->instances = g_ptr_array_new_with_free_func(instance_free_void);
     for (unsigned i = 0; i < b->first->vms; i++) {
-        Instance *inst = instance_new(run->opt, q, b, errp);
+        Instance *inst = instance_new(run->opt, q, run->accel, b, errp);
 
         if (!inst) {
             group_stop(g);
@@ -563,6 +597,24 @@ static void fail_block(Run *run, Progress *p, const Block *b, unsigned qemu,
     }
 }
 
+static double sample_seconds(const Run *run)
+{
+    return run->opt->time_s + run->opt->warmup_s + SAMPLE_OVERHEAD_S;
+}
+
+double run_seconds(const Run *run)
+{
+    double starts = 0;
+
+    for (unsigned i = 0; i < run->plan->blocks->len; i++) {
+        const Block *b = g_ptr_array_index(run->plan->blocks, i);
+
+        starts += b->first->vms;
+    }
+    return run->samples_total * sample_seconds(run) +
+           starts * run->opt->qemus->len * run->opt->repeat * START_S;
+}
+
 static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
                         unsigned repeat)
 {
@@ -575,9 +627,10 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
     g_autoptr(GError) err = NULL;
     Sample *s;
 
-    progress_show(p, run->samples_done, run->samples_total, what);
+    progress_show(p, what);
+    progress_done(p, sample_seconds(run));
+    run->samples_done++;
     if (!g->instances || r->error) {
-        run->samples_done++;
         return;
     }
     hist_reset(all);
@@ -586,7 +639,7 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
         measure(run, g, c, repeat, NULL, 0, all, &err);
     if (s) {
         s->repeat = repeat;
-        s->order = run->samples_done;
+        s->order = run->samples_done - 1;
         g_ptr_array_add(r->samples, s);
         hist_merge(&r->lat, all);
     } else if (err) {
@@ -596,7 +649,6 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
         /* what state it is in, nobody knows */
         group_stop(g);
     }
-    run->samples_done++;
 }
 
 static bool block_failed(Run *run, const Block *b, unsigned qemu)
@@ -639,15 +691,14 @@ static void run_block(Run *run, Progress *p, const Block *b, unsigned repeat,
     for (unsigned i = 0; i < n; i++) {
         group_stop(&groups[i]);
     }
+    progress_done(p, n * b->first->vms * START_S);
 }
 
-void run_execute(Run *run)
+void run_execute(Run *run, Progress *p)
 {
     uint64_t start = clock_monotonic_ns();
     uint64_t rng = random_mix(run->opt->seed);
-    Progress p;
 
-    progress_start(&p, run->opt->quiet);
     for (int r = 0; r < run->opt->repeat && !run_stop_requested; r++) {
         g_autofree unsigned *order = shuffled(run->plan->blocks->len, &rng);
 
@@ -655,11 +706,11 @@ void run_execute(Run *run)
             if (run_stop_requested) {
                 break;
             }
-            run_block(run, &p, g_ptr_array_index(run->plan->blocks, order[i]),
+            run_block(run, p, g_ptr_array_index(run->plan->blocks, order[i]),
                       r, &rng);
         }
     }
-    progress_clear(&p);
+    progress_clear(p);
     run->interrupted = run_stop_requested;
     run->elapsed_s = (clock_monotonic_ns() - start) / 1e9;
 }

@@ -9,6 +9,7 @@
 #include <signal.h>
 
 #include "plan.h"
+#include "progress.h"
 
 /* What a measured window came to. Rates are per second, times nanoseconds. */
 typedef enum Metric {
@@ -68,6 +69,7 @@ typedef struct CellResult {
 typedef struct Run {
     const Options *opt;
     const Plan *plan;
+    QemuAccel accel;
     CellResult *results;        /* [cell * number of QEMUs + qemu] */
     unsigned samples_done;
     unsigned samples_total;
@@ -78,13 +80,17 @@ typedef struct Run {
 /* Set by a signal handler: finish early, in order. */
 extern volatile sig_atomic_t run_stop_requested;
 
-Run *run_new(const Options *o, const Plan *plan);
+/* NULL and @errp if one of the QEMUs does not even start. */
+Run *run_new(const Options *o, const Plan *plan, GError **errp);
 void run_free(Run *run);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Run, run_free)
 
 /* Measure everything. Failures are printed to stderr as they happen and kept
  * in the results; the rest goes on. */
-void run_execute(Run *run);
+void run_execute(Run *run, Progress *p);
+
+/* Seconds that run_execute() is expected to take. */
+double run_seconds(const Run *run);
 
 CellResult *run_result(const Run *run, unsigned cell, unsigned qemu);
 

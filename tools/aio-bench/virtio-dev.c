@@ -482,8 +482,9 @@ static GArray *new_fds(const GArray *before, const GArray *after)
 
 /*
  * The device makes its eventfds when DRIVER_OK is set: a guest notifier for
- * each queue, one for configuration changes, then a host notifier for each
- * queue, each getting the lowest free descriptor number.
+ * each queue, one for configuration changes (since QEMU 8), then a host
+ * notifier for each queue, each getting the lowest free descriptor number.
+ * Before QEMU 9 a device without IOThread has host notifiers only.
  */
 static bool take_eventfds(QemuProc *p, VirtioDev *dev, unsigned fixed,
                           const GArray *before, GError **errp)
@@ -496,24 +497,29 @@ static bool take_eventfds(QemuProc *p, VirtioDev *dev, unsigned fixed,
         return false;
     }
     fds = new_fds(before, after);
-    if (fds->len != 2 * total + 1) {
+    if (fds->len != 2 * total + 1 && fds->len != 2 * total &&
+        fds->len != total) {
         qemu_proc_set_error(p, errp, "%u eventfds appeared when the driver "
-                            "started %u queues, %u were expected (is "
-                            "ioeventfd=off?)", fds->len, total, 2 * total + 1);
+                            "started %u queues; one or two for each queue "
+                            "were expected (is ioeventfd=off?)", fds->len,
+                            total);
         return false;
     }
     for (unsigned i = 0; i < dev->num_queues; i++) {
         VirtioQueue *q = &dev->queues[i];
-        int guest = g_array_index(fds, int, fixed + i);
-        int host = g_array_index(fds, int, total + 1 + fixed + i);
+        int host = g_array_index(fds, int, fds->len - dev->num_queues + i);
 
-        q->notify_fd = qemu_proc_get_fd(p, guest, errp);
-        if (q->notify_fd < 0) {
-            return false;
-        }
         q->kick_fd = qemu_proc_get_fd(p, host, errp);
         if (q->kick_fd < 0) {
             return false;
+        }
+        if (fds->len > total) {
+            int guest = g_array_index(fds, int, fixed + i);
+
+            q->notify_fd = qemu_proc_get_fd(p, guest, errp);
+            if (q->notify_fd < 0) {
+                return false;
+            }
         }
     }
     return true;

@@ -60,7 +60,7 @@ typedef struct VirtioQueue {
     unsigned depth;             /* slots */
     VirtioSlot *slots;
     int kick_fd;                /* the queue's host notifier */
-    int notify_fd;              /* the queue's guest notifier */
+    int notify_fd;              /* its guest notifier; -1: it has none */
 } VirtioQueue;
 
 typedef struct VirtioDev {
