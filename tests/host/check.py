@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import fnmatch
 import json
 import os
@@ -299,7 +300,6 @@ def stop_meson(process: subprocess.Popen[bytes]) -> None:
 def run(meson: list[str], build: Path, tests: list[dict],
         names: list[str]) -> int:
     logs = build / 'meson-logs'
-    logs.mkdir(exist_ok=True)
     # meson appends the wrapper's name to the base name of its logs.
     for old in logs.glob(f'{LOG_BASE}*'):
         old.unlink()
@@ -417,7 +417,17 @@ def main() -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminated)
-    return run(meson, build, tests, args.names)
+    (build / 'meson-logs').mkdir(exist_ok=True)
+    # Two runs would write over each other's logs, and count them.
+    with open(build / 'meson-logs' / 'check-lock', 'w',
+              encoding='utf-8') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'check: another check is running in {build}; wait for its '
+                  'end', file=sys.stderr)
+            return 1
+        return run(meson, build, tests, args.names)
 
 
 if __name__ == '__main__':

@@ -312,7 +312,7 @@ class Run(unittest.TestCase):
             (self.build / 'meson-logs/check-started.txt').read_text('utf-8')),
             command)
 
-    def test_interrupted(self) -> None:
+    def test_interrupted_and_one_at_a_time(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             with self.subTest(number=number):
                 process = subprocess.Popen(
@@ -322,6 +322,10 @@ class Run(unittest.TestCase):
                 assert process.stdout
                 while '[1/2]' not in process.stdout.readline():
                     time.sleep(0)
+                again = subprocess.run(process.args, text=True,
+                                       capture_output=True, check=False)
+                self.assertEqual(again.returncode, 1)
+                self.assertIn('another check is running', again.stderr)
                 process.send_signal(number)
                 out, errors = process.communicate(timeout=60)
                 self.assertEqual(process.returncode, 130)

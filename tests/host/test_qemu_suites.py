@@ -222,6 +222,24 @@ class Suites(unittest.TestCase):
         (self.top / 'patched/t').unlink()
         status, lines, _ = self.run_suites('--group', 'unit')
         self.assertEqual((status, lines['t'].state), (1, 'failed'))
+        self.assertIn('cannot be started', self.output)
+
+    def test_program_appears_later(self) -> None:
+        # As when it is being built meanwhile: no reason to call it flaky.
+        path = self.top / 'patched' / 't'
+        self.unit('t', OK, f'mv "{path}.later" "{path}"; {OK}')
+        path.rename(f'{path}.later')
+        status, lines, _ = self.run_suites('--group', 'unit')
+        self.assertTrue(path.exists())
+        self.assertEqual((status, lines['t'].state), (1, 'failed'))
+
+    def test_many_failures_are_not_repeated(self) -> None:
+        for n in range(9):
+            self.unit(f't{n}', turns(BAD, OK), OK)
+        status, lines, _ = self.run_suites('--group', 'unit')
+        self.assertEqual(status, 1)
+        self.assertEqual({line.state for line in lines.values()}, {'failed'})
+        self.assertEqual((self.top / 'patched/t0.count').read_text(), '1\n')
 
     def test_hang_with_daemon(self) -> None:
         # The daemon leaves session and process group; it must not survive.
