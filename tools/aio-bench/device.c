@@ -229,6 +229,15 @@ void device_free(DeviceInfo *d)
     g_free(d);
 }
 
+/* A read-only block device lets itself be opened for writing. */
+static bool is_read_only(const DeviceInfo *d, int fd)
+{
+    int read_only = 0;
+
+    return d->kind != DEVICE_FILE && ioctl(fd, BLKROGET, &read_only) == 0 &&
+           read_only;
+}
+
 static bool all_zero(const uint8_t *p, size_t n)
 {
     return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
@@ -293,6 +302,13 @@ bool device_check_writable(const DeviceInfo *d, bool allow_write,
         g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
                     "cannot open '%s' for writing: %s", d->path,
                     g_strerror(errno));
+        return false;
+    }
+    if (is_read_only(d, fd)) {
+        close(fd);
+        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
+                    "cannot open '%s' for writing: the device is read-only",
+                    d->path);
         return false;
     }
     if (allow_write || d->temporary) {

@@ -499,6 +499,16 @@ static void *driver_thread(void *opaque)
     return NULL;
 }
 
+/* What is written is neither zero nor alike, for storage that looks at it. */
+static void fill_data(QueueLoad *ql, uint8_t *data, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i += sizeof(uint64_t)) {
+        uint64_t v = random_next(&ql->rng);
+
+        memcpy(data + i, &v, sizeof(v));
+    }
+}
+
 static void init_queue_load(LoadRun *run, QueueLoad *ql, unsigned index)
 {
     const LoadSpec *spec = &run->spec;
@@ -517,6 +527,9 @@ static void init_queue_load(LoadRun *run, QueueLoad *ql, unsigned index)
     ql->thinking = g_new(unsigned, spec->depth);
     for (unsigned i = 0; i < spec->depth; i++) {
         ql->idle_slots[i] = spec->depth - 1 - i;
+        if (load_rw_writes(spec->rw) && !spec->verify) {
+            fill_data(ql, ql->q->slots[i].data, spec->bs);
+        }
     }
     ql->n_idle = spec->depth;
 }

@@ -1,0 +1,493 @@
+# aio-bench end to end, on the QEMUs of the build: every aio mode, driver and
+# device model with verified data; an unmodified distribution binary; and all
+# that can go wrong, from a wrong option to a QEMU that is killed or hangs.
+#
+# Usage: test_aio_bench.py AIO_BENCH STOCK_QEMU PATCHED_QEMU WORK_DIR
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from typing import Callable, Iterator
+
+sys.dont_write_bytecode = True
+import debian_qemu  # noqa: E402
+import taptest      # noqa: E402
+
+AIO_BENCH, STOCK, PATCHED, WORK = (
+    Path(word).resolve() for word in sys.argv[1:5])
+MIB = 1 << 20
+LIMIT = 120                     # seconds; only a hang takes this long
+SHORT = ['--time', '0.1', '--warmup', '0.02', '--repeat', '1', '--quiet']
+
+# A QEMU whose null-co fails every read after the first hundred.
+FAILING_READS = '''#!/usr/bin/env python3
+import json, os, sys
+args = sys.argv[1:]
+if '-blockdev' in args:
+    at = args.index('-blockdev') + 1
+    disk = json.loads(args[at])
+    name = disk['node-name']
+    disk['node-name'] = 'below'
+    args[at] = json.dumps({{
+        'driver': 'blkdebug', 'node-name': name, 'image': disk,
+        'set-state': [{{'event': 'none', 'state': 1, 'new_state': 1}}],
+        'inject-error': [{{'event': 'none', 'iotype': 'read', 'errno': 5,
+                           'sector': 4096}}]}})
+os.execv('{qemu}', ['{qemu}'] + args)
+'''
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(AIO_BENCH), *map(str, args)],
+                          capture_output=True, text=True, timeout=LIMIT,
+                          check=False)
+
+
+def tap_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines()
+            if line.startswith(('ok ', 'not ok '))]
+
+
+def losetup(*args: object) -> str:
+    tool = shutil.which('losetup', path=os.environ['PATH'] + ':/usr/sbin')
+    return subprocess.run([tool, *map(str, args)], check=True, text=True,
+                          capture_output=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def loop_device(path: Path, *options: str) -> Iterator[str]:
+    """A loop device over @path, or a skipped test where none may be made."""
+    try:
+        device = losetup('--find', '--show', *options, path)
+    except (OSError, TypeError, subprocess.CalledProcessError) as err:
+        raise unittest.SkipTest(f'no loop device: {err}')
+    try:
+        yield device
+    finally:
+        losetup('--detach', device)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f'/proc/{pid}/task/{pid}/children')
+    return [int(word) for word in path.read_text().split()]
+
+
+class Case(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix='aio-bench-test-',
+                                               dir=WORK))
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def file(self, size: int, data: bytes = b'') -> Path:
+        path = self.directory / 'disk.img'
+        with open(path, 'wb') as out:
+            out.write(data)
+            out.truncate(size)
+        return path
+
+    def results(self, *args: object) -> dict:
+        path = self.directory / 'results.json'
+        done = run(*args, '--json', path)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(path.read_text())
+
+    def refused(self, status: int, says: list[str], *args: object) -> None:
+        """Ends with @status and one line that names all of @says."""
+        done = run(*args)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        for text in says:
+            self.assertIn(text, done.stderr)
+        self.assertEqual(done.stdout, '')
+
+
+class Verified(Case):
+    """Data is what it should be, in every combination."""
+
+    def check_all(self, *args: object) -> None:
+        done = run('--qemu', PATCHED, '--device', self.file(16 * MIB),
+                   '--verify', '--rw', 'randrw', '--bs', '16k', '--tap',
+                   *args, *SHORT)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        lines = tap_lines(done.stdout)
+        self.assertGreater(len(lines), 0)
+        for line in lines:
+            self.assertTrue(line.startswith('ok '), line)
+            self.assertNotIn('SKIP', line)
+
+    def check_driver(self, driver: str) -> None:
+        self.check_all('--driver', driver, '--iothreads', '0,1',
+                       '--model', 'virtio-blk-pci,virtio-scsi-pci',
+                       '--aio', 'threads,native,io_uring', '--depth', '16')
+
+    def test_spin(self) -> None:
+        self.check_driver('spin')
+
+    def test_sleep(self) -> None:
+        self.check_driver('sleep')
+
+    def test_irq(self) -> None:
+        self.check_driver('irq')
+
+    def test_queues(self) -> None:
+        self.check_all('--driver', 'irq', '--iothreads', '2', '--queues',
+                       '1,4', '--driver-threads', '2', '--depth', '1,32',
+                       '--aio', 'io_uring',
+                       '--model', 'virtio-blk-pci,virtio-scsi-pci')
+
+    def test_fixed_rate_and_think_time(self) -> None:
+        self.check_all('--rate', '2000', '--arrival', 'exponential',
+                       '--aio', 'native', '--depth', '8')
+        self.check_all('--think', '100', '--arrival', 'exponential',
+                       '--aio', 'native', '--depth', '8')
+
+    def test_sequential_and_sizes(self) -> None:
+        done = run('--qemu', PATCHED, '--device', self.file(16 * MIB),
+                   '--verify', '--rw', 'read,write', '--bs', '512,128k',
+                   '--depth', '4', '--aio', 'io_uring', '--tap', *SHORT)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+
+    def test_loop_device(self) -> None:
+        with loop_device(self.file(16 * MIB)) as device:
+            done = run('--qemu', PATCHED, '--device', device, '--verify',
+                       '--rw', 'randrw', '--depth', '8', '--tap', *SHORT)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+            self.assertEqual(len(tap_lines(done.stdout)), 3)
+
+
+class Unmodified(Case):
+    """A distribution's binary, alone and against this build's."""
+
+    def test_debian_binary(self) -> None:
+        try:
+            debian = debian_qemu.fetch()
+        except debian_qemu.Unavailable as err:
+            self.skipTest(str(err))
+        result = self.results(
+            '--qemu', f'stock={STOCK}', '--qemu', f'debian={debian}',
+            '--null', '--device', self.file(16 * MIB), '--aio', 'io_uring',
+            '--iothreads', '0,2', '--depth', '1,16',
+            '--model', 'virtio-blk-pci,virtio-scsi-pci', *SHORT)
+        self.assertIn('Debian', result['qemus'][1]['version'])
+        self.assertEqual(len(result['cells']), 2 * 2 * 2 * 2)
+        for cell in result['cells']:
+            for side in cell['results']:
+                self.assertEqual(side['samples'], 1)
+                self.assertGreater(side['iops']['median'], 0)
+            self.assertGreater(cell['compare'][0]['iops']['ratio'], 0)
+
+    def test_irq_is_refused_where_it_cannot_work(self) -> None:
+        try:
+            debian = debian_qemu.fetch()
+        except debian_qemu.Unavailable as err:
+            self.skipTest(str(err))
+        done = run('--qemu', debian, '--null', '--driver', 'irq', *SHORT)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("guest_notifiers", done.stderr)
+
+
+class Recorded(Case):
+    """What the results say is what was done."""
+
+    def test_json(self) -> None:
+        disk = self.file(32 * MIB, os.urandom(MIB))
+        result = self.results(
+            '--qemu', f'stock={STOCK}', '--qemu', f'patched={PATCHED}',
+            '--device', f'disk={disk}', '--null', '--aio', 'native,io_uring',
+            '--depth', '1,8', '--time', '0.05', '--warmup', '0.01',
+            '--repeat', '3', '--quiet', '--seed', '7')
+        self.assertEqual(result['format'], 1)
+        self.assertTrue(result['complete'])
+        self.assertEqual([q['label'] for q in result['qemus']],
+                         ['stock', 'patched'])
+        for qemu in result['qemus']:
+            self.assertRegex(qemu['sha256'], '^[0-9a-f]{64}$')
+        self.assertEqual({d['label']: d['kind'] for d in result['devices']},
+                         {'disk': 'file', 'null-co': 'null'})
+        self.assertEqual(len(result['cells']), 2 * 2 + 2)
+        self.assertEqual(len(result['jobs']), 6 * 2 * 3)
+        # every pair was measured, each sample at a place of its own
+        self.assertEqual(sorted(j['order'] for j in result['jobs']),
+                         list(range(36)))
+        # in turn: within a repetition both sides of a cell are neighbours
+        for cell in result['cells']:
+            for pair in range(3):
+                orders = [j['order'] for j in result['jobs']
+                          if j['cell'] == cell['id'] and j['pair'] == pair]
+                self.assertEqual(abs(orders[0] - orders[1]), 1)
+        for job in result['jobs']:
+            read = job['read']
+            self.assertEqual(read['io_bytes'], read['total_ios'] * 4096)
+            self.assertEqual(read['lat_ns']['N'], read['total_ios'])
+            self.assertEqual(job['write']['total_ios'], 0)
+            self.assertLessEqual(read['lat_ns']['min'],
+                                 read['lat_ns']['percentile']['50.000000'])
+            self.assertLessEqual(read['lat_ns']['percentile']['99.990000'],
+                                 read['lat_ns']['max'])
+            names = [t['name'] for t in job['threads']]
+            self.assertIn('main', names)
+            self.assertIn('IO iothread0', names)
+        for cell in result['cells']:
+            for side in cell['results']:
+                self.assertEqual(
+                    sum(count for _, count in side['lat_hist']),
+                    sum(j['read']['total_ios'] for j in result['jobs']
+                        if j['cell'] == cell['id'] and
+                        j['qemu'] == side['qemu']))
+
+    def test_fixed_rate_is_kept(self) -> None:
+        result = self.results('--qemu', PATCHED, '--null', '--rate', '1000',
+                              '--driver', 'sleep', '--depth', '64', '--time',
+                              '1', '--repeat', '1', '--quiet')
+        job = result['jobs'][0]
+        # what was due was sent, however late: arrivals are not skipped
+        due = job['read']['runtime'] * 1000 / 1000
+        self.assertAlmostEqual(job['read']['total_ios'] + job['missed'], due,
+                               delta=0.1 * due + 64)
+
+    def test_same_binary_with_another_property(self) -> None:
+        result = self.results(
+            '--qemu', f'polling={PATCHED}', '--qemu', f'blocking={PATCHED}',
+            '--set', 'blocking:iothread.poll-max-ns=0', '--null', '--depth',
+            '1', *SHORT)
+        self.assertEqual(result['options']['set'],
+                         ['blocking:iothread.poll-max-ns=0'])
+        kicks = {j['qemu']: j['kicks'] / j['read']['total_ios']
+                 for j in result['jobs']}
+        # an IOThread that never polls must be woken for each request
+        self.assertGreater(kicks['blocking'], 0.5)
+
+    def test_host_reference(self) -> None:
+        if not shutil.which('fio'):
+            self.skipTest('there is no fio')
+        disk = self.file(32 * MIB, os.urandom(MIB))
+        result = self.results('--qemu', PATCHED, '--device', disk, '--host',
+                              '--depth', '4', '--aio', 'native', *SHORT)
+        self.assertEqual({h['engine'] for h in result['host_reference']},
+                         {'io_uring', 'libaio', 'io_uring-fixed'})
+        for host in result['host_reference']:
+            self.assertGreater(host['iops'], 0)
+            self.assertGreater(host['cpu_us_per_io'], 0)
+            self.assertGreater(host['lat_p50_ns'], 0)
+
+    def test_tap_names(self) -> None:
+        done = run('--qemu', PATCHED, '--scratch', '16m', '--tap', '--aio',
+                   'io_uring', '--depth', '1', *SHORT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(tap_lines(done.stdout),
+                         ['ok 1 /virtio-blk/io_uring/randread/qd1'])
+
+    def test_scratch_file_is_removed(self) -> None:
+        done = subprocess.run(
+            [AIO_BENCH, '--qemu', PATCHED, '--scratch', '16m', '--aio',
+             'native', '--depth', '1', *SHORT], cwd=self.directory,
+            capture_output=True, text=True, timeout=LIMIT, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_several_vms(self) -> None:
+        result = self.results('--qemu', PATCHED, '--device',
+                              self.file(16 * MIB), '--vms', '3', '--aio',
+                              'io_uring', '--depth', '2', *SHORT)
+        self.assertGreater(result['jobs'][0]['read']['total_ios'], 0)
+
+
+class Failing(Case):
+    """Whatever goes wrong is said, and nothing is waited for in vain."""
+
+    def during(self, act: Callable[[int], None], *args: object
+               ) -> subprocess.CompletedProcess[str]:
+        """Run aio-bench and do @act to its QEMU when the load is running."""
+        bench = subprocess.Popen(
+            [str(AIO_BENCH), '--qemu', str(PATCHED), '--null', '--depth',
+             '4', '--time', '60', '--repeat', '1', '--timeout', '1',
+             '--accel', 'qtest', *map(str, args)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + LIMIT
+            found: list[int] = []
+            while time.monotonic() < deadline and not found:
+                found = [pid for pid in children(bench.pid)
+                         if self.is_loaded(bench.pid, pid)]
+                time.sleep(0.05)
+            self.assertTrue(found, 'the load never started')
+            act(found[0])
+            out, err = bench.communicate(timeout=LIMIT)
+        finally:
+            bench.kill()
+            bench.wait()
+        return subprocess.CompletedProcess(bench.args, bench.returncode, out,
+                                           err)
+
+    @staticmethod
+    def is_loaded(bench: int, qemu: int) -> bool:
+        """A driver thread runs, and the IOThread has used some CPU time."""
+        try:
+            names = [(task / 'comm').read_text().strip() for task in
+                     Path(f'/proc/{bench}/task').iterdir()]
+            for task in Path(f'/proc/{qemu}/task').iterdir():
+                if (task / 'comm').read_text().startswith('IO '):
+                    used = int((task / 'schedstat').read_text().split()[0])
+                    return used > 50_000_000 and 'driver0' in names
+        except OSError:
+            pass
+        return False
+
+    def test_qemu_killed(self) -> None:
+        done = self.during(lambda pid: os.kill(pid, signal.SIGKILL))
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('killed by signal 9', done.stderr)
+        self.assertIn('randread of 4k at depth 4', done.stderr)
+
+    def test_qemu_hangs(self) -> None:
+        stopped: list[int] = []
+
+        def stop(pid: int) -> None:
+            stopped.append(pid)
+            os.kill(pid, signal.SIGSTOP)
+        done = self.during(stop)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('nothing completed for 1 s', done.stderr)
+        self.assertIn('randread of 4k at depth 4', done.stderr)
+        # and it has not been left behind
+        self.assertFalse(Path(f'/proc/{stopped[0]}').exists())
+
+    def test_interrupted(self) -> None:
+        path = self.directory / 'results.json'
+
+        def interrupt(pid: int) -> None:
+            status = Path(f'/proc/{pid}/status').read_text()
+            parent = int(status.split('PPid:')[1].split()[0])
+            os.kill(parent, signal.SIGINT)
+        done = self.during(interrupt, '--json', path)
+        self.assertEqual(done.returncode, 130, done.stderr)
+        self.assertFalse(json.loads(path.read_text())['complete'])
+
+    def test_read_errors(self) -> None:
+        wrapper = self.directory / 'qemu'
+        wrapper.write_text(FAILING_READS.format(qemu=PATCHED))
+        wrapper.chmod(0o755)
+        for model in ('virtio-blk-pci', 'virtio-scsi-pci'):
+            done = run('--qemu', f'bad={wrapper}', '--null', '--rw', 'read',
+                       '--model', model, '--depth', '1', '--span', '4m',
+                       *SHORT)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn('read of 4096 bytes at sector 4096', done.stderr)
+
+    def test_no_qemu(self) -> None:
+        self.refused(2, ['/does/not/exist', 'qemu-system-x86_64'],
+                     '--qemu', '/does/not/exist', '--null')
+
+    def test_wrong_program(self) -> None:
+        done = run('--qemu', '/bin/false', '--null')
+        self.assertEqual(done.returncode, 1)
+        self.assertIn('exited with status 1', done.stderr)
+
+    def test_qemu_refuses_its_options(self) -> None:
+        done = run('--qemu', PATCHED, '--null', '--set',
+                   'iothread.no-such=1', *SHORT)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn('no-such', done.stderr)
+
+
+class Guarded(Case):
+    """Devices are what they must be, and data is not overwritten."""
+
+    def test_data_is_kept(self) -> None:
+        disk = self.file(16 * MIB, b'\0' * 9000 + b'precious')
+        before = digest(disk)
+        args = ['--qemu', PATCHED, '--device', disk, '--rw', 'randwrite',
+                '--aio', 'native', '--depth', '4', *SHORT]
+        self.refused(2, ['holds data', '--allow-write', str(disk)], *args)
+        self.assertEqual(digest(disk), before)
+        done = run(*args, '--allow-write')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotEqual(digest(disk), before)
+
+    def test_data_at_the_end_is_kept(self) -> None:
+        disk = self.file(16 * MIB)
+        with open(disk, 'r+b') as out:
+            out.seek(-1, os.SEEK_END)
+            out.write(b'x')
+        self.refused(2, ['holds data'], '--qemu', PATCHED, '--device', disk,
+                     '--verify')
+
+    def test_reading_needs_no_permission(self) -> None:
+        disk = self.file(16 * MIB, b'precious')
+        before = digest(disk)
+        done = run('--qemu', PATCHED, '--device', disk, '--aio', 'native',
+                   '--depth', '4', *SHORT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(digest(disk), before)
+
+    def test_empty_disk_may_be_written(self) -> None:
+        done = run('--qemu', PATCHED, '--device', self.file(16 * MIB),
+                   '--rw', 'randwrite', '--aio', 'native', '--depth', '4',
+                   *SHORT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_too_small(self) -> None:
+        self.refused(2, ['too small', 'disk.img'], '--qemu', PATCHED,
+                     '--device', self.file(64 * 1024), '--depth', '64')
+
+    def test_missing(self) -> None:
+        self.refused(2, ['/does/not/exist', 'No such file'], '--qemu',
+                     PATCHED, '--device', '/does/not/exist')
+
+    def test_directory(self) -> None:
+        self.refused(2, [str(self.directory)], '--qemu', PATCHED, '--device',
+                     self.directory)
+
+    def test_unwritable(self) -> None:
+        with loop_device(self.file(16 * MIB), '--read-only') as device:
+            self.refused(2, [device, 'for writing'], '--qemu', PATCHED,
+                         '--device', device, '--rw', 'write')
+
+    def test_busy(self) -> None:
+        with loop_device(self.file(16 * MIB)) as device:
+            fd = os.open(device, os.O_RDWR | os.O_EXCL)
+            try:
+                self.refused(2, [device, 'in use'], '--qemu', PATCHED,
+                             '--device', device, '--rw', 'write')
+            finally:
+                os.close(fd)
+
+    def test_locked_by_another_qemu(self) -> None:
+        disk = self.file(16 * MIB)
+        with open(disk, 'r+b') as held:
+            # as QEMU's image locking does: byte 201, "others may not write"
+            lock = fcntl.F_WRLCK.to_bytes(2, 'little') + \
+                os.SEEK_SET.to_bytes(2, 'little') + bytes(4) + \
+                (201).to_bytes(8, 'little') + (1).to_bytes(8, 'little') + \
+                bytes(8)
+            fcntl.fcntl(held, 37, lock)         # F_OFD_SETLK
+            done = run('--qemu', PATCHED, '--device', disk, '--rw', 'write',
+                       '--aio', 'native', '--depth', '1', *SHORT)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('lock', done.stderr)
+
+    def test_results_cannot_be_written(self) -> None:
+        self.refused(2, ['/does/not/exist'], '--qemu', PATCHED, '--null',
+                     '--json', '/does/not/exist/results.json')
+
+
+if __name__ == '__main__':
+    taptest.main()
