@@ -21,6 +21,7 @@
 typedef enum LoadPhase {
     PHASE_WARM_UP,
     PHASE_MEASURE,
+    PHASE_AFTERWARDS,           /* the load goes on, nothing is counted */
     PHASE_DRAIN,
     PHASE_ABORT,
 } LoadPhase;
@@ -51,6 +52,10 @@ typedef struct LoadThread {
     LoadPhase seen;
     bool measuring;
     uint64_t window_start_ns;
+    /* counted all the time, and taken over when the window ends */
+    uint64_t kicks;
+    uint64_t notifications;
+    uint64_t busy_ns;
     LoadStats stats;
     /* Written by this thread, read by the control thread. */
     uint64_t completed;
@@ -247,15 +252,15 @@ static void publish(LoadThread *t, QueueLoad *ql, uint64_t work_start)
         }
         if (vring_publish(&q->vr)) {
             if (work_start) {
-                t->stats.busy_ns += clock_now_ns() - work_start;
+                t->busy_ns += clock_now_ns() - work_start;
                 work_start = 0;
             }
             virtio_queue_kick(q);
-            t->stats.kicks++;
+            t->kicks++;
         }
     }
     if (work_start) {
-        t->stats.busy_ns += now - work_start;
+        t->busy_ns += now - work_start;
     }
 }
 
@@ -389,7 +394,7 @@ static void idle(LoadThread *t)
 
         if (pfd[i].revents & POLLIN &&
             read(pfd[i].fd, &count, sizeof(count)) == sizeof(count)) {
-            t->stats.notifications += count;
+            t->notifications += count;
         }
     }
 }
@@ -413,11 +418,15 @@ static void enter_phase(LoadThread *t, LoadPhase phase)
 
     if (phase == PHASE_MEASURE) {
         stats_reset(&t->stats);
+        t->kicks = t->notifications = t->busy_ns = 0;
         t->window_start_ns = now;
         t->measuring = true;
     } else if (t->measuring) {
         t->measuring = false;
         t->stats.window_ns = now - t->window_start_ns;
+        t->stats.kicks = t->kicks;
+        t->stats.notifications = t->notifications;
+        t->stats.busy_ns = t->busy_ns;
         if (t->run->spec.rate) {
             for (unsigned i = 0; i < t->n_queues; i++) {
                 QueueLoad *ql = &t->queues[i];
@@ -570,6 +579,11 @@ static void set_phase(LoadRun *run, LoadPhase phase)
 void load_measure(LoadRun *run)
 {
     set_phase(run, PHASE_MEASURE);
+}
+
+void load_end_window(LoadRun *run)
+{
+    set_phase(run, PHASE_AFTERWARDS);
 }
 
 void load_stop(LoadRun *run)

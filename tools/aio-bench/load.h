@@ -94,8 +94,10 @@ typedef struct LoadRun LoadRun;
  */
 LoadRun *load_start(VirtioDev *dev, const LoadSpec *spec, unsigned threads);
 
-/* Begin and end the measured window. */
+/* Begin the measured window, end it, and stop issuing requests (which ends
+ * it too). */
 void load_measure(LoadRun *run);
+void load_end_window(LoadRun *run);
 void load_stop(LoadRun *run);
 
 /* Requests completed so far, warm-up included: to see a stall by. */

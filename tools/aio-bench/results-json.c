@@ -19,6 +19,7 @@
 #include "host-ref.h"
 #include "random.h"
 #include "results.h"
+#include "thread-counters.h"
 #include "version.h"
 
 #define FORMAT 1
@@ -127,6 +128,7 @@ static void put_host(JsonBuilder *b)
     put_string(b, "transparent_hugepage", thp);
     put_string(b, "clocksource", clocksource);
     put_string(b, "driver_clock", clock_source_name());
+    put_bool(b, "counts_syscalls", syscall_tracepoint() >= 0);
     json_builder_end_object(b);
 }
 
@@ -332,9 +334,6 @@ static void put_result(JsonBuilder *b, const Run *run, const Cell *c,
     for (Metric m = 0; m < M__MAX; m++) {
         put_metric(b, run, r, m);
     }
-    /* the kernels that could tell without slowing the run are few */
-    json_builder_set_member_name(b, "syscalls_per_io");
-    json_builder_add_null_value(b);
     put_thread_means(b, r);
     put_hist(b, &r->lat);
     json_builder_end_object(b);
@@ -451,6 +450,7 @@ static void put_sample(JsonBuilder *b, const Cell *c, const char *qemu,
     put_double(b, "notifications", c->driver == DRIVER_IRQ ?
                                    (double)s->notifications : NAN);
     put_int(b, "missed", s->missed);
+    put_double(b, "syscalls_per_io", s->metric[M_SYSCALLS_PER_IO]);
     put_double(b, "driver_us_per_io", s->metric[M_DRIVER_US_PER_IO]);
     begin_array(b, "threads");
     for (unsigned i = 0; i < s->threads->len; i++) {

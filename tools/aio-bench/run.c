@@ -10,11 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <linux/perf_event.h>
 
 #include "clock.h"
 #include "instance.h"
 #include "random.h"
 #include "run.h"
+#include "thread-counters.h"
 
 /* How often a run in progress is looked after. */
 #define WATCH_US 20000
@@ -22,6 +24,7 @@
  * the time left that is shown depends on these. */
 #define SAMPLE_OVERHEAD_S 0.01
 #define START_S 0.15
+#define SYSCALL_WINDOW_S 0.05
 #define HOST_READ_BYTES (1u << 20)
 #define DIRECT_ALIGN 4096
 
@@ -41,6 +44,7 @@ const char *const metric_names[M__MAX] = {
     [M_CTX_PER_IO] = "ctx_per_io",
     [M_KICKS_PER_IO] = "kicks_per_io",
     [M_NOTIFICATIONS_PER_IO] = "notifications_per_io",
+    [M_SYSCALLS_PER_IO] = "syscalls_per_io",
     [M_DRIVER_US_PER_IO] = "driver_us_per_io",
     [M_DRIVER_SHARE] = "driver_share",
 };
@@ -383,6 +387,49 @@ static bool usage_of_all(Group *g, VmSample *vms, bool after, GError **errp)
     return true;
 }
 
+/*
+ * System calls per completed request, counted for a moment while the load
+ * goes on, after the window: counting slows them down. NAN if they cannot be
+ * counted. False like watch().
+ */
+static bool count_syscalls(Run *run, Group *g, VmSample *vms,
+                           const char *doing, double *per_io, GError **errp)
+{
+    g_autoptr(GPtrArray) counters = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)thread_counters_stop);
+    uint64_t calls = 0, ios = 0;
+    bool ok;
+
+    *per_io = NAN;
+    if (syscall_tracepoint() < 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        ThreadCounters *c = thread_counters_start(inst->proc->pid,
+                                                  PERF_TYPE_TRACEPOINT,
+                                                  syscall_tracepoint());
+
+        if (!c) {
+            return true;
+        }
+        g_ptr_array_add(counters, c);
+    }
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        ios -= load_completed(vms[i].load);
+        calls -= thread_counters_read(g_ptr_array_index(counters, i));
+    }
+    ok = watch(run, g, vms, SYSCALL_WINDOW_S, doing, errp);
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        ios += load_completed(vms[i].load);
+        calls += thread_counters_read(g_ptr_array_index(counters, i));
+    }
+    if (ok && ios) {
+        *per_io = (double)calls / ios;
+    }
+    return ok;
+}
+
 /* Warm up, measure, drain. @generation: for a verifying run, else NULL. */
 static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
                        uint32_t *generation, uint64_t pattern_seed, Hist *all,
@@ -392,6 +439,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
     unsigned n = g->instances->len;
     g_autofree VmSample *vms = g_new0(VmSample, n);
     g_autofree char *doing = cell_doing(c);
+    double syscalls_per_io = NAN;
     Sample *s = NULL;
     bool ok;
 
@@ -411,6 +459,10 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
     }
     ok = ok && watch(run, g, vms, o->time_s, doing, errp) &&
          usage_of_all(g, vms, true, errp);
+    for (unsigned i = 0; i < n; i++) {
+        load_end_window(vms[i].load);
+    }
+    ok = ok && count_syscalls(run, g, vms, doing, &syscalls_per_io, errp);
     for (unsigned i = 0; i < n; i++) {
         load_stop(vms[i].load);
     }
@@ -433,6 +485,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
     }
     if (ok) {
         s = make_sample(c, g, vms, all);
+        s->metric[M_SYSCALLS_PER_IO] = syscalls_per_io;
         if (!all->count) {
             Instance *inst = g_ptr_array_index(g->instances, 0);
 

@@ -26,6 +26,7 @@ typedef enum Metric {
     M_CTX_PER_IO,
     M_KICKS_PER_IO,
     M_NOTIFICATIONS_PER_IO,     /* NAN unless the driver waits for them */
+    M_SYSCALLS_PER_IO,          /* NAN where the kernel does not tell */
     M_DRIVER_US_PER_IO,
     M_DRIVER_SHARE,             /* driver's own work, of the window's time */
     M__MAX

@@ -73,7 +73,7 @@ static bool serve_queue(FakeDevice *f, VirtioQueue *q, uint16_t *next)
     uint16_t used = vr->used->idx;
     uint16_t old = used;
 
-    if (avail == *next || f->hang) {
+    if (avail == *next || __atomic_load_n(&f->hang, __ATOMIC_ACQUIRE)) {
         return false;
     }
     while (*next != avail) {
@@ -394,7 +394,7 @@ static void test_abort(void)
     g_autofree LoadStats *s = g_new(LoadStats, 1);
     LoadRun *run;
 
-    f->hang = true;
+    __atomic_store_n(&f->hang, true, __ATOMIC_RELEASE);
     run = load_start(&f->dev, &spec, 1);
     load_stop(run);
     g_usleep(200000);
