@@ -59,6 +59,7 @@ typedef struct LoadThread {
     LoadStats stats;
     /* Written by this thread, read by the control thread. */
     uint64_t completed;
+    uint64_t measured;
     uint64_t in_flight;
     int finished;
 } LoadThread;
@@ -324,6 +325,9 @@ static bool poll_queue(LoadThread *t, QueueLoad *ql)
             complete(t, ql, now);
         }
         __atomic_store_n(&t->completed, t->completed + n, __ATOMIC_RELAXED);
+        if (t->measuring) {
+            __atomic_store_n(&t->measured, t->measured + n, __ATOMIC_RELAXED);
+        }
         if (!ql->notify_on &&
             (uint16_t)(vr->used_idx - ql->notify_off_at) >= 0x4000) {
             vring_disable_notify(vr);
@@ -602,6 +606,16 @@ uint64_t load_completed(LoadRun *run)
 
     for (unsigned i = 0; i < run->n_threads; i++) {
         n += __atomic_load_n(&run->threads[i].completed, __ATOMIC_RELAXED);
+    }
+    return n;
+}
+
+uint64_t load_measured(LoadRun *run)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < run->n_threads; i++) {
+        n += __atomic_load_n(&run->threads[i].measured, __ATOMIC_RELAXED);
     }
     return n;
 }

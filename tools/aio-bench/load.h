@@ -103,6 +103,9 @@ void load_stop(LoadRun *run);
 /* Requests completed so far, warm-up included: to see a stall by. */
 uint64_t load_completed(LoadRun *run);
 
+/* Requests completed in the measured window so far. */
+uint64_t load_measured(LoadRun *run);
+
 /* Requests in flight; exact once the threads have been told to stop. */
 uint64_t load_in_flight(LoadRun *run);
 

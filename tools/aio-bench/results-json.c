@@ -230,8 +230,9 @@ static void put_options(JsonBuilder *b, const Run *run)
                               (o->qemus->len - 1) * COMPARED_METRICS);
     put_double(b, "level", results_level(run));
     put_int(b, "pairs_needed", stats_samples_needed(results_level(run)));
-    put_string(b, "method", "median of paired ratios; hull of the percentile "
-               "bootstrap and the sign test's order statistics; Bonferroni");
+    put_string(b, "method", "The ratio is the median over pairs; its interval "
+               "is the wider of the bootstrap's and the sign test's, at a "
+               "level that makes all intervals hold together (Bonferroni).");
     json_builder_end_object(b);
 }
 
