@@ -154,7 +154,7 @@ class Suites(unittest.TestCase):
         status, state, output = self.verdict(turns(BAD, OK, BAD, OK), OK)
         self.assertEqual((status, state), (1, 'failed'))
         self.assertIn('flaky: the patched build failed in 2 of 11 runs, '
-                      'stock in none of 11', output)
+                      'stock in none of 41', output)
         self.assertIn('the reason', self.errors)
 
     def test_failed_once(self) -> None:
@@ -171,9 +171,15 @@ class Suites(unittest.TestCase):
         self.assertEqual((status, state), (0, 'skipped also fails on stock'))
         self.assertIn('in 1 of 3 runs, stock in run 3', output)
 
+    def test_flaky_more_seldom_on_stock(self) -> None:
+        status, state, output = self.verdict(
+            turns(BAD, OK, BAD, OK), turns(*[OK] * 11, BAD), '--tries', '3')
+        self.assertEqual((status, state), (0, 'skipped also fails on stock'))
+        self.assertIn('in 2 of 4 runs, stock in run 12', output)
+
     def test_flaky_on_stock_too_late(self) -> None:
         status, state, _ = self.verdict(turns(BAD, OK, BAD, OK),
-                                        turns(OK, OK, OK, OK, BAD),
+                                        turns(*[OK] * 13, BAD),
                                         '--tries', '3')
         self.assertEqual((status, state), (1, 'failed'))
 
