@@ -167,6 +167,7 @@ static void issue(LoadThread *t, QueueLoad *ql, unsigned slot)
             pattern_fill(ql->q->slots[slot].data, spec->bs, sector,
                          spec->generation[block] + 1, spec->pattern_seed);
         }
+        virtio_slot_poison(ql->q, &ql->q->slots[slot]);
     }
     virtio_queue_submit(ql->q, slot, is_write, sector, spec->bs);
     ql->in_flight++;

@@ -330,30 +330,37 @@ static void put_be64(uint8_t *p, uint64_t v)
     memcpy(p, &v, sizeof(v));
 }
 
-static void submit_blk(VirtioSlot *s)
+/* Point the chain at the data; the header stays first. */
+static void set_chain(VirtioQueue *q, VirtioSlot *s)
+{
+    struct vring_desc *t = s->table;
+    bool data_first = s->is_write || q->model == MODEL_BLK;
+    unsigned data = data_first ? 1 : 2;
+    unsigned answer = data_first ? 2 : 1;
+
+    t[data].addr = s->data_gpa;
+    t[data].len = s->bytes;
+    t[answer].addr = s->response_gpa;
+    t[answer].len = q->model == MODEL_BLK ? 1 :
+                    sizeof(struct virtio_scsi_cmd_resp);
+    t[1].flags = VRING_DESC_F_NEXT | (s->is_write ? 0 : VRING_DESC_F_WRITE);
+    t[2].flags = VRING_DESC_F_WRITE;
+    s->chain_is_write = s->is_write;
+    s->chain_bytes = s->bytes;
+}
+
+static void set_blk_header(VirtioSlot *s)
 {
     struct virtio_blk_outhdr *h = (void *)s->header;
-    struct vring_desc *t = s->table;
 
     h->type = s->is_write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
     h->ioprio = 0;
     h->sector = s->sector;
-    s->response[0] = 0xff;
-    t[1].addr = s->data_gpa;
-    t[1].len = s->bytes;
-    t[1].flags = VRING_DESC_F_NEXT | (s->is_write ? 0 : VRING_DESC_F_WRITE);
-    t[2].addr = s->response_gpa;
-    t[2].len = 1;
-    t[2].flags = VRING_DESC_F_WRITE;
 }
 
-static void submit_scsi(VirtioSlot *s)
+static void set_scsi_header(VirtioSlot *s)
 {
     struct virtio_scsi_cmd_req *req = (void *)s->header;
-    struct virtio_scsi_cmd_resp *resp = (void *)s->response;
-    struct vring_desc *t = s->table;
-    unsigned data = s->is_write ? 1 : 2;
-    unsigned answer = s->is_write ? 2 : 1;
     uint32_t blocks = s->bytes / 512;
 
     if (s->sector + blocks <= UINT32_MAX && blocks <= UINT16_MAX) {
@@ -367,13 +374,6 @@ static void submit_scsi(VirtioSlot *s)
         put_be64(&req->cdb[2], s->sector);
         put_be32(&req->cdb[10], blocks);
     }
-    resp->response = 0xff;
-    t[data].addr = s->data_gpa;
-    t[data].len = s->bytes;
-    t[answer].addr = s->response_gpa;
-    t[answer].len = sizeof(*resp);
-    t[1].flags = VRING_DESC_F_NEXT | (s->is_write ? 0 : VRING_DESC_F_WRITE);
-    t[2].flags = VRING_DESC_F_WRITE;
 }
 
 void virtio_queue_submit(VirtioQueue *q, unsigned i, bool is_write,
@@ -386,11 +386,25 @@ void virtio_queue_submit(VirtioQueue *q, unsigned i, bool is_write,
     s->bytes = bytes;
     s->busy = true;
     if (q->model == MODEL_BLK) {
-        submit_blk(s);
+        set_blk_header(s);
     } else {
-        submit_scsi(s);
+        set_scsi_header(s);
+    }
+    /* not written when it is the same: the line would go back and forth
+     * between the CPUs for nothing */
+    if (is_write != s->chain_is_write || bytes != s->chain_bytes) {
+        set_chain(q, s);
     }
     vring_add(&q->vr, s->head);
+}
+
+void virtio_slot_poison(const VirtioQueue *q, VirtioSlot *s)
+{
+    if (q->model == MODEL_BLK) {
+        s->response[0] = 0xff;
+    } else {
+        ((struct virtio_scsi_cmd_resp *)s->response)->response = 0xff;
+    }
 }
 
 bool virtio_slot_ok(const VirtioQueue *q, const VirtioSlot *s)

@@ -48,6 +48,9 @@ typedef struct VirtioSlot {
     bool is_write;
     uint32_t bytes;
     uint64_t sector;
+    /* what the descriptors say */
+    bool chain_is_write;
+    uint32_t chain_bytes;
     uint64_t submit_ns;         /* or the intended time, at a fixed rate */
     uint64_t due_ns;            /* end of its think time */
     bool busy;
@@ -110,6 +113,10 @@ unsigned virtio_queue_size(unsigned depth);
  */
 void virtio_queue_submit(VirtioQueue *q, unsigned i, bool is_write,
                          uint64_t sector, uint32_t bytes);
+
+/* Make sure that a device which reports nothing does not seem to report
+ * success; before virtio_queue_submit(). */
+void virtio_slot_poison(const VirtioQueue *q, VirtioSlot *s);
 
 /* The slot of a chain that vring_take() returned; -1 if there is none. */
 static inline int virtio_queue_slot(const VirtioQueue *q, uint32_t head)
