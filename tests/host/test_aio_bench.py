@@ -165,6 +165,18 @@ class Verified(Case):
                    '--depth', '4', '--aio', 'io_uring', '--tap', *SHORT)
         self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
 
+    def test_every_run_has_its_own_pattern(self) -> None:
+        disk = self.file(4 * MIB)
+        seen = set()
+        for _ in range(2):
+            done = run('--qemu', PATCHED, '--device', disk, '--verify',
+                       '--rw', 'randread', '--aio', 'native', '--depth', '4',
+                       '--allow-write', *SHORT)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            seen.add(digest(disk))
+        # what a QEMU that drops all writes leaves is the other run's
+        self.assertEqual(len(seen), 2)
+
     def test_loop_device(self) -> None:
         with loop_device(self.file(16 * MIB)) as device:
             done = run('--qemu', PATCHED, '--device', device, '--verify',
@@ -288,6 +300,18 @@ class Recorded(Case):
             self.assertGreater(host['cpu_us_per_io'], 0)
             self.assertGreater(host['lat_p50_ns'], 0)
 
+    def test_host_reference_of_a_path_with_colons(self) -> None:
+        if not shutil.which('fio'):
+            self.skipTest('there is no fio')
+        disk = self.file(32 * MIB).rename(self.directory / 'pci-0:1.img')
+        result = self.results('--qemu', PATCHED, '--device', f'd={disk}',
+                              '--host', '--depth', '1', '--aio', 'native',
+                              '--rw', 'randwrite', *SHORT)
+        self.assertEqual(len(result['host_reference']), 3)
+        # fio writes nowhere else
+        self.assertEqual({path.name for path in self.directory.iterdir()},
+                         {'pci-0:1.img', 'results.json'})
+
     def test_tap_names(self) -> None:
         done = run('--qemu', PATCHED, '--scratch', '16m', '--tap', '--aio',
                    'io_uring', '--depth', '1', *SHORT)
@@ -370,6 +394,41 @@ class Failing(Case):
         # and it has not been left behind
         self.assertFalse(Path(f'/proc/{stopped[0]}').exists())
 
+    def test_qemu_hangs_in_the_warm_up(self) -> None:
+        done = self.during(lambda pid: os.kill(pid, signal.SIGSTOP),
+                           '--warmup', '60', '--time', '0.1')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('nothing completed for 1 s', done.stderr)
+
+    def test_hang_shorter_than_the_timeout(self) -> None:
+        # stopped in the warm-up and still when the window, much shorter than
+        # the timeout, is over: the wait for a first completion is limited
+        done = self.during(lambda pid: os.kill(pid, signal.SIGSTOP),
+                           '--warmup', '3', '--time', '0.1', '--timeout', '5')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('nothing completed for 5 s', done.stderr)
+
+    def test_one_failing_cell_leaves_the_others(self) -> None:
+        wrapper = self.directory / 'qemu'
+        wrapper.write_text(FAILING_READS.format(qemu=PATCHED))
+        wrapper.chmod(0o755)
+        path = self.directory / 'results.json'
+        # sequential reads of 4 KiB soon come to sector 4096, those of 512
+        # bytes at a low rate do not
+        done = run('--qemu', f'bad={wrapper}', '--null', '--rw', 'read',
+                   '--depth', '1', '--bs', '512,4k', '--rate', '50,200000',
+                   '--driver', 'spin', '--json', path, '--time', '0.5',
+                   '--warmup', '0', '--repeat', '2', '--quiet')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        result = json.loads(path.read_text())
+        for cell in result['cells']:
+            side = cell['results'][0]
+            if cell['rate'] == 50:
+                self.assertEqual(side['errors'], 0, side['error'])
+                self.assertEqual(side['samples'], 2)
+        self.assertIn(1, [cell['results'][0]['errors']
+                          for cell in result['cells']])
+
     def test_interrupted(self) -> None:
         path = self.directory / 'results.json'
 
@@ -443,6 +502,10 @@ class Guarded(Case):
                    '--rw', 'randwrite', '--aio', 'native', '--depth', '4',
                    *SHORT)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_size_is_whole_sectors(self) -> None:
+        self.refused(2, ['multiple of 512', '16777217'], '--qemu', PATCHED,
+                     '--device', self.file(16 * MIB + 1))
 
     def test_too_small(self) -> None:
         self.refused(2, ['too small', 'disk.img'], '--qemu', PATCHED,

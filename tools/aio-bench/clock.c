@@ -14,10 +14,16 @@ ClockScale clock_scale;
 #ifdef __x86_64__
 static bool tsc_is_steady(void)
 {
-    g_autofree char *cpuinfo = NULL;
+    g_autofree char *cpuinfo = NULL, *source = NULL;
     const char *flags;
     g_auto(GStrv) line = NULL;
 
+    /* the kernel has compared the CPUs' counters, and watches them */
+    if (!g_file_get_contents("/sys/devices/system/clocksource/clocksource0/"
+                             "current_clocksource", &source, NULL, NULL) ||
+        strcmp(g_strstrip(source), "tsc")) {
+        return false;
+    }
     if (!g_file_get_contents("/proc/cpuinfo", &cpuinfo, NULL, NULL)) {
         return false;
     }

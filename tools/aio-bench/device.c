@@ -19,6 +19,7 @@
 #include "pattern.h"
 #include "qemu-proc.h"
 #include "random.h"
+#include "run.h"
 
 /* More than this is not read to find out whether it is all zeroes. */
 #define PROVE_EMPTY_MAX (8ull << 30)
@@ -111,6 +112,12 @@ static bool probe_fd(DeviceInfo *d, int fd, GError **errp)
     if (S_ISREG(st.st_mode)) {
         d->kind = DEVICE_FILE;
         d->size = st.st_size;
+        if (d->size % SECTOR_SIZE) {
+            g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
+                        "'%s' has %" G_GUINT64_FORMAT " bytes, which is no "
+                        "multiple of 512", d->path, d->size);
+            return false;
+        }
         d->filesystem = filesystem_name(fd);
         d->block_size = SECTOR_SIZE;
     } else if (S_ISBLK(st.st_mode)) {
@@ -172,7 +179,7 @@ static bool fill_random(int fd, uint64_t size)
     g_autofree uint64_t *buf = g_malloc(READ_CHUNK);
     uint64_t state = size;
 
-    while (size) {
+    while (size && !run_stop_requested) {
         size_t n = MIN(size, READ_CHUNK);
         ssize_t done;
 
@@ -254,6 +261,11 @@ static int64_t find_data(int fd, uint64_t size, bool file)
 
     while (at < size) {
         ssize_t n;
+
+        if (run_stop_requested) {
+            errno = EINTR;
+            return -2;
+        }
 
         if (file) {
             off_t next = lseek(fd, at, SEEK_DATA);

@@ -48,17 +48,22 @@ static double one_seconds(const Options *o)
 static char **fio_argv(const Options *o, const HostRef *h, unsigned engine,
                        uint64_t span)
 {
+    g_auto(GStrv) parts = g_strsplit(h->device->path, ":", -1);
+    /* fio takes a colon for the end of a name */
+    g_autofree char *path = g_strjoinv("\\:", parts);
     GPtrArray *a = g_ptr_array_new();
 
     g_ptr_array_add(a, g_strdup("fio"));
     g_ptr_array_add(a, g_strdup("--name=host"));
-    g_ptr_array_add(a, g_strdup_printf("--filename=%s", h->device->path));
+    g_ptr_array_add(a, g_strdup_printf("--filename=%s", path));
     for (unsigned i = 0; engines[engine].args[i]; i++) {
         g_ptr_array_add(a, g_strdup(engines[engine].args[i]));
     }
     g_ptr_array_add(a, g_strdup_printf("--rw=%s", load_rw_names[h->rw]));
     g_ptr_array_add(a, g_strdup_printf("--bs=%u", h->bs));
     g_ptr_array_add(a, g_strdup_printf("--iodepth=%u", h->depth));
+    g_ptr_array_add(a, g_strdup_printf("--numjobs=%u", h->numjobs));
+    g_ptr_array_add(a, g_strdup("--group_reporting=1"));
     g_ptr_array_add(a, g_strdup_printf("--size=%" G_GUINT64_FORMAT, span));
     g_ptr_array_add(a, g_strdup("--direct=1"));
     g_ptr_array_add(a, g_strdup("--norandommap=1"));
@@ -164,8 +169,8 @@ static GPtrArray *distinct(const Plan *plan)
         if (c->device->kind == DEVICE_NULL || c->rate || c->think_us) {
             continue;
         }
-        key = g_strdup_printf("%s/%d/%u/%u", c->device->label, c->rw, c->bs,
-                              c->depth);
+        key = g_strdup_printf("%s/%d/%u/%u/%u", c->device->label, c->rw,
+                              c->bs, c->depth, c->queues * c->vms);
         if (g_hash_table_add(seen, key)) {
             g_ptr_array_add(list, c);
         }
@@ -199,9 +204,10 @@ GPtrArray *host_ref_run(const Options *o, const Plan *plan, Progress *p,
         for (unsigned e = 0; e < G_N_ELEMENTS(engines); e++) {
             HostRef *h = g_new0(HostRef, 1);
             g_autofree char *what =
-                g_strdup_printf("host: %s, %s, %s, depth %u",
+                g_strdup_printf("host: %s, %s, %s, %u x depth %u",
                                 c->device->label, engines[e].name,
-                                load_rw_names[c->rw], c->depth);
+                                load_rw_names[c->rw], c->queues * c->vms,
+                                c->depth);
 
             if (run_stop_requested) {
                 g_free(h);
@@ -212,6 +218,7 @@ GPtrArray *host_ref_run(const Options *o, const Plan *plan, Progress *p,
             h->rw = c->rw;
             h->bs = c->bs;
             h->depth = c->depth;
+            h->numjobs = c->queues * c->vms;
             measure_host(o, h, e, plan_span(o, c));
             if (h->error) {
                 progress_clear(p);

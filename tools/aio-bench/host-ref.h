@@ -17,7 +17,8 @@ typedef struct HostRef {
     const char *engine;         /* io_uring, libaio, io_uring-fixed */
     LoadRw rw;
     unsigned bs;
-    unsigned depth;
+    unsigned depth;             /* of each job */
+    unsigned numjobs;           /* one for each queue of each VM */
     double iops;
     double bw_bytes;
     double lat_mean_ns;

@@ -9,6 +9,7 @@
 
 #include "clock.h"
 #include "instance.h"
+#include "run.h"
 
 #define SCSI_ATTEMPTS 4
 
@@ -214,7 +215,7 @@ void instance_set_load_error(Instance *inst, const LoadStats *stats,
 }
 
 bool instance_drain(Instance *inst, LoadRun *run, const char *doing,
-                    GError **errp)
+                    bool stoppable, GError **errp)
 {
     uint64_t completed = load_completed(run);
     uint64_t last = clock_monotonic_ns();
@@ -224,6 +225,10 @@ bool instance_drain(Instance *inst, LoadRun *run, const char *doing,
         uint64_t now = clock_monotonic_ns();
         uint64_t n = load_completed(run);
 
+        if (stoppable && run_stop_requested) {
+            load_abort(run);
+            return false;
+        }
         if (!qemu_proc_alive(inst->proc)) {
             load_abort(run);
             qemu_proc_set_error(inst->proc, errp, "QEMU ended during %s",
@@ -250,7 +255,7 @@ bool instance_drain(Instance *inst, LoadRun *run, const char *doing,
 }
 
 bool instance_pass(Instance *inst, const PassSpec *pass, const char *doing,
-                   GError **errp)
+                   bool *refused, GError **errp)
 {
     LoadSpec spec = {
         .rw = pass->rw,
@@ -265,10 +270,13 @@ bool instance_pass(Instance *inst, const PassSpec *pass, const char *doing,
         .generation = pass->generation,
     };
     LoadRun *run = load_start(inst->dev, &spec, 1);
-    bool ok = instance_drain(inst, run, doing, errp);
+    bool ok = instance_drain(inst, run, doing, true, errp);
     g_autofree LoadStats *stats = g_new(LoadStats, 1);
 
     load_finish(run, stats);
+    if (refused) {
+        *refused = ok && stats->errors;
+    }
     if (ok && stats->errors) {
         instance_set_load_error(inst, stats, doing, errp);
         ok = false;
@@ -295,12 +303,19 @@ static bool try_queues(Instance *inst, const Block *block, GError **errp)
 
     for (;;) {
         g_autoptr(GError) err = NULL;
+        bool refused;
 
-        if (instance_pass(inst, &pass, "a first read on each queue", &err)) {
+        if (instance_pass(inst, &pass, "a first read on each queue", &refused,
+                          &err)) {
             return true;
         }
-        if (!--attempts || !qemu_proc_alive(inst->proc)) {
-            g_propagate_error(errp, g_steal_pointer(&err));
+        if (!--attempts || !refused) {
+            if (err) {
+                g_propagate_error(errp, g_steal_pointer(&err));
+            } else {
+                g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_FAILED,
+                            "%s: interrupted", inst->proc->label);
+            }
             return false;
         }
     }
@@ -316,19 +331,13 @@ Instance *instance_new(const Options *o, const QemuBinary *qemu,
                                         virtio_queue_size(block->max_depth),
                                         block->max_depth, block->max_bs);
 
-    if (!ram) {
-        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
-                    "depth %u and block size %u together do not fit the 3 GiB "
-                    "of guest memory that there can be; measure them in two "
-                    "runs", block->max_depth, block->max_bs);
-        return NULL;
-    }
     inst->proc = qemu_proc_start(qemu->path, qemu->label, accel,
                                  (const char *const *)args, ram,
                                  o->timeout_s * 1000, errp);
     if (!inst->proc) {
         return NULL;
     }
+    inst->proc->major = qemu->major;
     inst->dev = virtio_dev_new(inst->proc, c->model, c->queues,
                                block->max_depth, block->max_bs, block->irq,
                                errp);

@@ -42,18 +42,20 @@ typedef struct PassSpec {
 /*
  * Issue a fixed number of sequential requests on each queue and wait for
  * them. False and @errp ("<label>: <doing>: ...") if the process dies, stalls
- * or reports an error.
+ * or reports an error; only in the last case *@refused (may be NULL) is set.
+ * False without an error if a stop was requested.
  */
 bool instance_pass(Instance *inst, const PassSpec *pass, const char *doing,
-                   GError **errp);
+                   bool *refused, GError **errp);
 
 /*
  * Wait until @run has drained; false and @errp if QEMU dies or does not
  * complete anything for its timeout, in which case the run is aborted.
- * @doing: what the messages say.
+ * @doing: what the messages say. @stoppable: abort it, and return false
+ * without an error, if a stop is requested.
  */
 bool instance_drain(Instance *inst, LoadRun *run, const char *doing,
-                    GError **errp);
+                    bool stoppable, GError **errp);
 
 /* Describe the first error of a run in @errp. */
 void instance_set_load_error(Instance *inst, const LoadStats *stats,

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -43,7 +44,8 @@ typedef struct QueueLoad {
     bool notify_on;
 } QueueLoad;
 
-typedef struct LoadThread {
+/* Aligned, so that no two threads write to the same cache line. */
+typedef struct __attribute__((aligned(CACHE_LINE))) LoadThread {
     LoadRun *run;
     GThread *thread;
     QueueLoad *queues;
@@ -222,6 +224,7 @@ static void complete(LoadThread *t, QueueLoad *ql, uint64_t now)
     }
     if (t->measuring) {
         hist_add(&t->stats.lat[s->is_write], now - s->submit_ns);
+        t->stats.ios[s->is_write]++;
         t->stats.bytes[s->is_write] += s->bytes;
     }
     if (spec->think_ns) {
@@ -239,9 +242,6 @@ static void publish(LoadThread *t, QueueLoad *ql, uint64_t work_start)
     uint16_t n = vring_unpublished(&q->vr);
     uint64_t now;
 
-    if (!n && !work_start) {
-        return;
-    }
     now = clock_now_ns();
     if (n) {
         if (!t->run->spec.rate) {
@@ -318,10 +318,13 @@ static bool poll_queue(LoadThread *t, QueueLoad *ql)
     Vring *vr = &ql->q->vr;
     uint16_t n = vring_completed(vr);
     bool timed = spec->rate || spec->think_ns;
-    uint64_t now = 0;
+    uint64_t now;
 
+    if (!n && !timed) {
+        return false;
+    }
+    now = clock_now_ns();
     if (n) {
-        now = clock_now_ns();
         for (uint16_t k = 0; k < n; k++) {
             complete(t, ql, now);
         }
@@ -335,10 +338,12 @@ static bool poll_queue(LoadThread *t, QueueLoad *ql)
             ql->notify_off_at = vr->used_idx;
         }
     }
-    if (t->seen < PHASE_DRAIN && (n || timed)) {
-        refill(t, ql, now ? now : clock_now_ns());
+    if (t->seen < PHASE_DRAIN) {
+        refill(t, ql, now);
     }
-    publish(t, ql, now);
+    if (n || vring_unpublished(vr)) {
+        publish(t, ql, now);
+    }
     return n;
 }
 
@@ -417,6 +422,26 @@ static void stats_reset(LoadStats *s)
     s->errors = errors;
 }
 
+/* What is in flight at @now, and what should have been sent by then. */
+static void count_overdue(LoadThread *t, QueueLoad *ql, uint64_t now)
+{
+    const LoadSpec *spec = &t->run->spec;
+    bool writes = load_rw_writes(spec->rw);
+
+    for (unsigned i = 0; i < ql->q->depth; i++) {
+        const VirtioSlot *s = &ql->q->slots[i];
+
+        if (s->busy && s->submit_ns < now) {
+            hist_add(&t->stats.lat[s->is_write], now - s->submit_ns);
+        }
+    }
+    while (ql->next_arrival_ns < now) {
+        hist_add(&t->stats.lat[writes], now - ql->next_arrival_ns);
+        t->stats.missed++;
+        ql->next_arrival_ns += draw_interval(spec, ql, 1e9 / spec->rate);
+    }
+}
+
 static void enter_phase(LoadThread *t, LoadPhase phase)
 {
     uint64_t now = clock_now_ns();
@@ -432,15 +457,8 @@ static void enter_phase(LoadThread *t, LoadPhase phase)
         t->stats.kicks = t->kicks;
         t->stats.notifications = t->notifications;
         t->stats.busy_ns = t->busy_ns;
-        if (t->run->spec.rate) {
-            for (unsigned i = 0; i < t->n_queues; i++) {
-                QueueLoad *ql = &t->queues[i];
-
-                if (ql->next_arrival_ns < now) {
-                    t->stats.missed += (now - ql->next_arrival_ns) *
-                                       t->run->spec.rate / 1e9;
-                }
-            }
+        for (unsigned i = 0; t->run->spec.rate && i < t->n_queues; i++) {
+            count_overdue(t, &t->queues[i], now);
         }
     }
     t->seen = phase;
@@ -556,7 +574,7 @@ LoadRun *load_start(VirtioDev *dev, const LoadSpec *spec, unsigned threads)
     run->dev = dev;
     run->phase = PHASE_WARM_UP;
     run->n_threads = CLAMP(threads, 1, dev->num_queues);
-    run->threads = g_new0(LoadThread, run->n_threads);
+    run->threads = cache_aligned_new0(sizeof(LoadThread), run->n_threads);
     for (unsigned i = 0; i < run->n_threads; i++) {
         LoadThread *t = &run->threads[i];
 
@@ -645,6 +663,7 @@ static void merge_stats(LoadStats *to, LoadStats *from)
 {
     for (unsigned d = 0; d < 2; d++) {
         hist_merge(&to->lat[d], &from->lat[d]);
+        to->ios[d] += from->ios[d];
         to->bytes[d] += from->bytes[d];
     }
     to->kicks += from->kicks;
@@ -676,7 +695,7 @@ void load_finish(LoadRun *run, LoadStats *stats)
         g_free(t->queues);
         g_free(t->pfd);
     }
-    g_free(run->threads);
+    free(run->threads);
     g_free(run);
 }
 

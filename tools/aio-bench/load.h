@@ -75,12 +75,16 @@ typedef struct LoadError {
 
 /* What driver threads counted in the measured window. */
 typedef struct LoadStats {
-    Hist lat[2];                /* nanoseconds; reads, writes */
+    /* Nanoseconds; reads, writes. At a fixed rate, requests that were due and
+     * have not completed when the window ends count as well, with the time
+     * that they have waited by then: a stall at the end is not overlooked. */
+    Hist lat[2];
+    uint64_t ios[2];            /* completed in the window */
     uint64_t bytes[2];
     uint64_t kicks;
     uint64_t notifications;     /* only with DRIVER_IRQ */
     uint64_t errors;
-    uint64_t missed;            /* at a fixed rate: still due at the end */
+    uint64_t missed;            /* at a fixed rate: due, but never sent */
     uint64_t window_ns;         /* longest window of a driver thread */
     uint64_t busy_ns;           /* driver's own work, kicks not included */
     LoadError first_error;      /* .status NULL if there was none */

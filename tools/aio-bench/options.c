@@ -130,6 +130,7 @@ static void qemu_binary_free(void *opaque)
 
     g_free(q->label);
     g_free(q->path);
+    g_free(q->version);
     g_free(q);
 }
 

@@ -62,6 +62,8 @@ typedef struct ExtraProp {
 typedef struct QemuBinary {
     char *label;
     char *path;
+    char *version;              /* first line of --version, from run_new() */
+    int major;
 } QemuBinary;
 
 typedef struct Options {

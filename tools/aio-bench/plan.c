@@ -341,6 +341,25 @@ static bool same_process(const Cell *a, const Cell *b)
            (a->driver == DRIVER_IRQ) == (b->driver == DRIVER_IRQ);
 }
 
+static bool check_blocks(const Plan *plan, GError **errp)
+{
+    for (unsigned i = 0; i < plan->blocks->len; i++) {
+        const Block *b = g_ptr_array_index(plan->blocks, i);
+
+        if (!virtio_dev_ram_bytes(b->first->queues,
+                                  virtio_queue_size(b->max_depth),
+                                  b->max_depth, b->max_bs)) {
+            g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
+                        "%u queues of depth %u with blocks of %u bytes, from "
+                        "different cells, do not fit the 3 GiB of guest "
+                        "memory together; measure them in two runs",
+                        b->first->queues, b->max_depth, b->max_bs);
+            return false;
+        }
+    }
+    return true;
+}
+
 static void make_blocks(const Options *o, Plan *plan)
 {
     for (unsigned i = 0; i < plan->cells->len; i++) {
@@ -496,6 +515,9 @@ Plan *plan_new(const Options *o, GError **errp)
         return NULL;
     }
     make_blocks(o, plan);
+    if (!check_blocks(plan, errp)) {
+        return NULL;
+    }
     make_short_names(plan);
     plan->writes |= o->verify;
     for (unsigned i = 0; plan->writes && i < plan->devices->len; i++) {

@@ -230,9 +230,9 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
                                     "mem-path=/proc/self/fd/%d",
                                     ram_bytes, ram_fd));
     g_ptr_array_add(argv, g_strdup("-chardev"));
-    g_ptr_array_add(argv, g_strdup_printf("socket,id=qtest0,fd=%d", sock[1]));
+    g_ptr_array_add(argv, g_strdup_printf("socket,id=qtest,fd=%d", sock[1]));
     g_ptr_array_add(argv, g_strdup("-qtest"));
-    g_ptr_array_add(argv, g_strdup("chardev:qtest0"));
+    g_ptr_array_add(argv, g_strdup("chardev:qtest"));
     g_ptr_array_add(argv, g_strdup("-qtest-log"));
     g_ptr_array_add(argv, g_strdup("none"));
     for (; *args; args++) {
@@ -295,6 +295,19 @@ bool qemu_proc_probe_accel(const char *path, const char *label,
     return false;
 }
 
+/* Wait for the timeout at most; true if the process has ended. */
+static bool wait_for_end(QemuProc *p)
+{
+    uint64_t deadline = clock_monotonic_ns() + p->timeout_ms * 1000000ull;
+
+    while (qemu_proc_alive(p) && clock_monotonic_ns() < deadline) {
+        struct pollfd pfd = { .fd = p->pidfd, .events = POLLIN };
+
+        poll(&pfd, p->pidfd >= 0, 20);
+    }
+    return p->reaped;
+}
+
 void qemu_proc_stop(QemuProc *p)
 {
     if (!p) {
@@ -302,14 +315,15 @@ void qemu_proc_stop(QemuProc *p)
     }
     close_fd(&p->qtest_fd);
     if (p->pid > 0 && qemu_proc_alive(p)) {
-        struct pollfd pfd = { .fd = p->pidfd, .events = POLLIN };
-
         kill(p->pid, SIGTERM);
-        if (p->pidfd < 0 || poll(&pfd, 1, p->timeout_ms) <= 0) {
+        if (!wait_for_end(p)) {
             kill(p->pid, SIGKILL);
+            if (!wait_for_end(p)) {
+                fprintf(stderr, "aio-bench: %s: process %d does not end, not "
+                        "even by SIGKILL (is its device stuck?); it is left "
+                        "behind\n", p->label, p->pid);
+            }
         }
-        waitpid(p->pid, &p->wait_status, 0);
-        p->reaped = true;
     }
     close_fd(&p->pidfd);
     close_fd(&p->stderr_fd);

@@ -25,6 +25,7 @@ typedef struct QemuProc {
     int qtest_fd;
     int stderr_fd;          /* an anonymous file */
     int timeout_ms;
+    int major;              /* of QEMU's version, set by who knows it */
     char *doing;            /* what it was asked last, for messages */
     GString *rx;
     bool reaped;

@@ -17,6 +17,7 @@
 
 #include "clock.h"
 #include "host-ref.h"
+#include "instance.h"
 #include "random.h"
 #include "results.h"
 #include "thread-counters.h"
@@ -132,19 +133,6 @@ static void put_host(JsonBuilder *b)
     json_builder_end_object(b);
 }
 
-static char *binary_version(const char *path)
-{
-    char *argv[] = { (char *)path, (char *)"--version", NULL };
-    char *out = NULL;
-
-    if (!g_spawn_sync(NULL, argv, NULL, G_SPAWN_STDERR_TO_DEV_NULL, NULL, NULL,
-                      &out, NULL, NULL, NULL)) {
-        return NULL;
-    }
-    out[strcspn(out, "\n")] = '\0';
-    return out;
-}
-
 static char *binary_sha256(const char *path)
 {
     g_autoptr(GMappedFile) file = g_mapped_file_new(path, false, NULL);
@@ -159,13 +147,12 @@ static void put_qemus(JsonBuilder *b, const Options *o)
     begin_array(b, "qemus");
     for (unsigned i = 0; i < o->qemus->len; i++) {
         const QemuBinary *q = g_ptr_array_index(o->qemus, i);
-        g_autofree char *version = binary_version(q->path);
         g_autofree char *sha256 = binary_sha256(q->path);
 
         begin_object(b, NULL);
         put_string(b, "label", q->label);
         put_string(b, "path", q->path);
-        put_string(b, "version", version);
+        put_string(b, "version", q->version);
         put_string(b, "sha256", sha256);
         json_builder_end_object(b);
     }
@@ -204,6 +191,8 @@ static void put_options(JsonBuilder *b, const Run *run)
     put_double(b, "warmup_s", o->warmup_s);
     put_int(b, "repeat", o->repeat);
     put_int(b, "seed", o->seed);
+    put_bool(b, "host", o->host);
+    put_bool(b, "allow_write", o->allow_write);
     put_int(b, "timeout_s", o->timeout_s);
     put_int(b, "sleep_us", o->sleep_us);
     put_int(b, "driver_threads", o->driver_threads);
@@ -226,8 +215,7 @@ static void put_options(JsonBuilder *b, const Run *run)
 
     begin_object(b, "confidence");
     put_double(b, "family_level", o->confidence);
-    put_int(b, "comparisons", run->plan->cells->len *
-                              (o->qemus->len - 1) * COMPARED_METRICS);
+    put_int(b, "comparisons", results_comparisons(run));
     put_double(b, "level", results_level(run));
     put_int(b, "pairs_needed", stats_samples_needed(results_level(run)));
     put_string(b, "method", "The ratio is the median over pairs; its interval "
@@ -236,19 +224,18 @@ static void put_options(JsonBuilder *b, const Run *run)
     json_builder_end_object(b);
 }
 
-static void put_metric(JsonBuilder *b, const Run *run, const CellResult *r,
-                       Metric m)
+static void put_metric(JsonBuilder *b, const CellResult *r, Metric m)
 {
     size_t n;
     g_autofree double *v = result_metric(r, m, &n);
     Interval i;
 
     json_builder_set_member_name(b, metric_names[m]);
-    if (!n || isnan(v[0])) {
+    if (!n) {
         json_builder_add_null_value(b);
         return;
     }
-    i = stats_median_interval(v, n, RESULT_LEVEL, run->opt->seed);
+    i = stats_order_interval(v, n, RESULT_LEVEL);
     json_builder_begin_object(b);
     put_double(b, "median", i.mid);
     put_double(b, "lo", i.lo);
@@ -323,6 +310,8 @@ static void put_result(JsonBuilder *b, const Run *run, const Cell *c,
 {
     const QemuBinary *qemu = g_ptr_array_index(run->opt->qemus, q);
     const CellResult *r = run_result(run, c->id, q);
+    const Block *block = g_ptr_array_index(run->plan->blocks, c->block);
+    g_auto(GStrv) args = instance_args(run->opt, qemu, block);
 
     begin_object(b, NULL);
     put_string(b, "qemu", qemu->label);
@@ -333,8 +322,13 @@ static void put_result(JsonBuilder *b, const Run *run, const Cell *c,
         put_int(b, "verified", r->verified);
     }
     for (Metric m = 0; m < M__MAX; m++) {
-        put_metric(b, run, r, m);
+        put_metric(b, r, m);
     }
+    begin_array(b, "qemu_args");
+    for (char **a = args; *a; a++) {
+        json_builder_add_string_value(b, *a);
+    }
+    json_builder_end_array(b);
     put_thread_means(b, r);
     put_hist(b, &r->lat);
     json_builder_end_object(b);
@@ -416,7 +410,7 @@ static void put_dir(JsonBuilder *b, const char *name, const Sample *s,
     put_double(b, "max", d->lat_max);
     put_double(b, "mean", d->lat_mean);
     put_double(b, "stddev", d->lat_stddev);
-    put_int(b, "N", d->ios);
+    put_int(b, "N", d->lat_count);
     begin_object(b, "percentile");
     for (unsigned i = 0; i < G_N_ELEMENTS(sample_percentiles); i++) {
         g_autofree char *key = g_strdup_printf("%f", sample_percentiles[i]);
@@ -506,6 +500,7 @@ static void put_refs(JsonBuilder *b, const GPtrArray *refs)
         put_string(b, "rw", load_rw_names[h->rw]);
         put_int(b, "bs", h->bs);
         put_int(b, "depth", h->depth);
+        put_int(b, "numjobs", h->numjobs);
         put_double(b, "iops", h->iops);
         put_double(b, "bw_bytes", h->bw_bytes);
         put_double(b, "lat_mean_ns", h->lat_mean_ns);
@@ -526,15 +521,15 @@ bool results_write_json(const Run *run, const GPtrArray *refs, char **argv,
     g_autoptr(JsonNode) root = NULL;
     g_autoptr(GError) err = NULL;
     g_autofree char *text = NULL;
-    time_t now = time(NULL);
+    time_t start = run->start;
     char when[64];
     gsize len;
 
-    strftime(when, sizeof(when), "%a %b %e %H:%M:%S %Y", localtime(&now));
+    strftime(when, sizeof(when), "%a %b %e %H:%M:%S %Y", localtime(&start));
     json_builder_begin_object(b);
     put_string(b, "aio-bench version", QAIO_VERSION);
     put_int(b, "format", FORMAT);
-    put_int(b, "timestamp", now);
+    put_int(b, "timestamp", start);
     put_string(b, "time", when);
     put_double(b, "elapsed_s", run->elapsed_s);
     begin_array(b, "command");

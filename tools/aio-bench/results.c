@@ -17,7 +17,7 @@ const struct CompareMetric compared_metrics[COMPARED_METRICS] = {
     { M_CPU_US_PER_IO, "cpu", "CPU/IO" },
 };
 
-static unsigned n_comparisons(const Run *run)
+unsigned results_comparisons(const Run *run)
 {
     return run->plan->cells->len * (run->opt->qemus->len - 1) *
            COMPARED_METRICS;
@@ -26,17 +26,29 @@ static unsigned n_comparisons(const Run *run)
 double results_level(const Run *run)
 {
     return stats_simultaneous_level(run->opt->confidence,
-                                    n_comparisons(run));
+                                    results_comparisons(run));
 }
 
 Interval results_compare(const Run *run, unsigned cell, unsigned b, Metric m)
 {
     g_autofree double *va = NULL, *vb = NULL;
-    size_t n = result_pairs(run_result(run, cell, 0),
-                            run_result(run, cell, b), m, &va, &vb);
+    gint64 key = ((gint64)cell << 32) | b << 16 | m;
+    Interval *known = g_hash_table_lookup(run->comparisons, &key);
+    gint64 *new_key;
+    size_t n;
 
-    return stats_ratio_interval(va, vb, n, results_level(run),
-                                random_mix(run->opt->seed + cell));
+    if (known) {
+        return *known;
+    }
+    n = result_pairs(run_result(run, cell, 0), run_result(run, cell, b), m,
+                     &va, &vb);
+    known = g_new(Interval, 1);
+    *known = stats_ratio_interval(va, vb, n, results_level(run),
+                                  random_mix(run->opt->seed + cell));
+    new_key = g_new(gint64, 1);
+    *new_key = key;
+    g_hash_table_insert(run->comparisons, new_key, known);
+    return *known;
 }
 
 static double median_of(const CellResult *r, Metric m)
@@ -45,6 +57,16 @@ static double median_of(const CellResult *r, Metric m)
     g_autofree double *v = result_metric(r, m, &n);
 
     return stats_median(v, n);
+}
+
+static uint64_t missed_of(const CellResult *r)
+{
+    uint64_t missed = 0;
+
+    for (unsigned i = 0; i < r->samples->len; i++) {
+        missed += ((Sample *)g_ptr_array_index(r->samples, i))->missed;
+    }
+    return missed;
 }
 
 /* "1.23 [1.11, 1.31]", or "~" where no difference is shown */
@@ -80,6 +102,10 @@ static void print_result_line(const Run *run, const Cell *c, unsigned qemu)
     if (run->opt->verify) {
         printf("  %" G_GUINT64_FORMAT " requests verified", r->verified);
     }
+    if (missed_of(r)) {
+        printf("  %" G_GUINT64_FORMAT " due requests never sent",
+               missed_of(r));
+    }
     printf("\n");
 }
 
@@ -108,19 +134,20 @@ static void print_host(const GPtrArray *refs)
     if (!refs || !refs->len) {
         return;
     }
-    printf("\nWithout QEMU (fio)\n  %-34s %9s %9s %9s %8s\n", "",
+    printf("\nWithout QEMU (fio)\n  %-38s %9s %9s %9s %8s\n", "",
            "IOPS", "p50 us", "p99 us", "CPU us");
     for (unsigned i = 0; i < refs->len; i++) {
         const HostRef *h = g_ptr_array_index(refs, i);
         g_autofree char *bs = size_to_string(h->bs);
         g_autofree char *name =
-            g_strdup_printf("%s/%s/%s/%s/qd%u", h->device->label, h->engine,
-                            load_rw_names[h->rw], bs, h->depth);
+            g_strdup_printf("%s/%s/%s/%s/%u x qd%u", h->device->label,
+                            h->engine, load_rw_names[h->rw], bs, h->numjobs,
+                            h->depth);
 
         if (h->error) {
-            printf("  %-34s failed: %s\n", name, h->error);
+            printf("  %-38s failed: %s\n", name, h->error);
         } else {
-            printf("  %-34s %9.0f %9.2f %9.2f %8.3f\n", name, h->iops,
+            printf("  %-38s %9.0f %9.2f %9.2f %8.3f\n", name, h->iops,
                    h->lat_p50_ns / 1e3, h->lat_p99_ns / 1e3,
                    h->cpu_us_per_io);
         }
@@ -150,13 +177,15 @@ void results_print_table(const Run *run, const GPtrArray *refs)
     print_host(refs);
     if (o->qemus->len > 1) {
         unsigned need = stats_samples_needed(results_level(run));
+        unsigned have = run_result(run, 0, 0)->samples->len;
 
         printf("\nRatios are medians of pairs measured in turn; the intervals "
                "hold together with\n%g %% confidence; ~: the interval spans "
                "1, no difference is shown.\n", 100 * o->confidence);
-        if (need > (unsigned)o->repeat) {
+        if (need > have) {
             printf("With %u comparisons at least --repeat %u is needed to "
-                   "show any difference.\n", n_comparisons(run), need);
+                   "show any difference.\n", results_comparisons(run),
+                   need);
         }
     }
     if (run->interrupted) {

@@ -20,9 +20,12 @@ extern const struct CompareMetric {
 } compared_metrics[COMPARED_METRICS];
 
 /* The comparison of QEMU @b with QEMU 0 in one cell, at the run's
- * simultaneous level. */
+ * simultaneous level. Computed once. */
 Interval results_compare(const Run *run, unsigned cell, unsigned b,
                          Metric m);
+
+/* How many comparisons there are. */
+unsigned results_comparisons(const Run *run);
 
 /* Confidence level of each interval of the comparison. */
 double results_level(const Run *run);

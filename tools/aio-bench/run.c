@@ -77,27 +77,41 @@ static void sample_free(void *opaque)
     g_free(s);
 }
 
+/* "QEMU emulator version 10.2.2 (...)" */
+static void read_version(QemuBinary *q)
+{
+    char *argv[] = { q->path, (char *)"--version", NULL };
+    const char *number;
+
+    if (g_spawn_sync(NULL, argv, NULL, G_SPAWN_STDERR_TO_DEV_NULL, NULL, NULL,
+                     &q->version, NULL, NULL, NULL)) {
+        q->version[strcspn(q->version, "\n")] = '\0';
+        number = strstr(q->version, "version ");
+        q->major = number ? atoi(number + strlen("version ")) : 0;
+    }
+}
+
 /* The same for all QEMUs: qtest, unless one lacks it. */
 static bool choose_accel(const Options *o, QemuAccel *accel, GError **errp)
 {
     *accel = ACCEL_QTEST;
-    if (o->accel >= 0) {
-        *accel = o->accel;
-        return true;
-    }
     for (unsigned i = 0; i < o->qemus->len; i++) {
-        const QemuBinary *q = g_ptr_array_index(o->qemus, i);
+        QemuBinary *q = g_ptr_array_index(o->qemus, i);
         QemuAccel has;
 
         if (!qemu_proc_probe_accel(q->path, q->label, o->timeout_s * 1000,
                                    &has, errp)) {
             return false;
         }
-        if (has == ACCEL_TCG && !o->quiet) {
+        read_version(q);
+        if (has == ACCEL_TCG && o->accel < 0 && !o->quiet) {
             fprintf(stderr, "aio-bench: %s has no qtest accelerator: all run "
                     "with tcg\n", q->label);
         }
         *accel = MAX(*accel, has);
+    }
+    if (o->accel >= 0) {
+        *accel = o->accel;
     }
     return true;
 }
@@ -113,6 +127,10 @@ Run *run_new(const Options *o, const Plan *plan, GError **errp)
     }
     run = g_new0(Run, 1);
     run->accel = accel;
+    run->id = (uint64_t)g_random_int() << 32 | g_random_int();
+    run->start = time(NULL);
+    run->comparisons = g_hash_table_new_full(g_int64_hash, g_int64_equal,
+                                             g_free, g_free);
     run->opt = o;
     run->plan = plan;
     run->results = g_new0(CellResult, n);
@@ -136,6 +154,7 @@ void run_free(Run *run)
         g_ptr_array_unref(run->results[i].samples);
         g_free(run->results[i].error);
     }
+    g_hash_table_unref(run->comparisons);
     g_free(run->results);
     g_free(run);
 }
@@ -236,7 +255,7 @@ static LoadSpec cell_spec(const Run *run, const Cell *c, unsigned repeat,
         .arrival = o->arrival,
         .depth = c->depth,
         .bs = c->bs,
-        .rate = c->rate / c->queues,
+        .rate = c->rate / c->queues / c->vms,
         .think_ns = c->think_us * 1000,
         .sleep_ns = o->sleep_us * 1000ull,
         .span = plan_span(o, c),
@@ -246,13 +265,24 @@ static LoadSpec cell_spec(const Run *run, const Cell *c, unsigned repeat,
     };
 }
 
+static uint64_t measured_of_all(Group *g, VmSample *vms)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        n += load_measured(vms[i].load);
+    }
+    return n;
+}
+
 /*
- * Sleep for @seconds, watching all of the group's processes. False and @errp
- * if one ends or completes nothing for the timeout; false without an error if
- * a stop was requested.
+ * Sleep for @seconds, and with @until_measured for as long as nothing was
+ * counted (a window without a single completion would say nothing), watching
+ * all of the group's processes. False and @errp if one ends or completes
+ * nothing for the timeout; false without an error if a stop was requested.
  */
 static bool watch(Run *run, Group *g, VmSample *vms, double seconds,
-                  const char *doing, GError **errp)
+                  bool until_measured, const char *doing, GError **errp)
 {
     uint64_t start = clock_monotonic_ns();
     uint64_t end = start + seconds * 1e9;
@@ -261,7 +291,8 @@ static bool watch(Run *run, Group *g, VmSample *vms, double seconds,
     g_autofree uint64_t *when = g_new0(uint64_t, g->instances->len);
     uint64_t now;
 
-    while ((now = clock_monotonic_ns()) < end) {
+    while ((now = clock_monotonic_ns()) < end ||
+           (until_measured && !measured_of_all(g, vms))) {
         if (run_stop_requested) {
             return false;
         }
@@ -284,7 +315,8 @@ static bool watch(Run *run, Group *g, VmSample *vms, double seconds,
                 return false;
             }
         }
-        g_usleep(MIN(WATCH_US, (end - now) / 1000 + 1));
+        g_usleep(now < end ? MIN(WATCH_US, (end - now) / 1000 + 1) :
+                 WATCH_US);
     }
     return true;
 }
@@ -301,7 +333,7 @@ static char *cell_doing(const Cell *c)
 
 static void fill_dir(SampleDir *d, const Hist *h, uint64_t bytes)
 {
-    d->ios = h->count;
+    d->lat_count = h->count;
     d->bytes = bytes;
     if (!h->count) {
         return;
@@ -322,6 +354,7 @@ static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
     double *m = s->metric;
     double cpu_ns = 0, usr_ns = 0, sys_ns = 0, busy_ns = 0;
     uint64_t bytes[2] = { 0 }, ios;
+    size_t n_threads;
 
     hist_reset(&dirs[0]);
     hist_reset(&dirs[1]);
@@ -334,6 +367,7 @@ static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
         for (unsigned d = 0; d < 2; d++) {
             hist_merge(&dirs[d], &vm->stats->lat[d]);
             bytes[d] += vm->stats->bytes[d];
+            s->dir[d].ios += vm->stats->ios[d];
         }
         s->window_s = MAX(s->window_s, vm->stats->window_ns / 1e9);
         s->kicks += vm->stats->kicks;
@@ -354,7 +388,8 @@ static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
 
         s->ctx += t->voluntary_ctx + t->involuntary_ctx;
     }
-    ios = all->count;
+    n_threads = s->threads->len;
+    ios = s->dir[0].ios + s->dir[1].ios;
     s->usr_cpu = usr_ns / s->window_s / 1e7;
     s->sys_cpu = sys_ns / s->window_s / 1e7;
     m[M_IOPS] = ios / s->window_s;
@@ -363,25 +398,15 @@ static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
     for (unsigned i = 0; i < G_N_ELEMENTS(sample_percentiles); i++) {
         m[M_LAT_P50 + i] = hist_percentile(all, sample_percentiles[i]);
     }
-    m[M_LAT_MAX] = ios ? all->max : 0;
+    m[M_LAT_MAX] = all->count ? all->max : 0;
     m[M_CPU_US_PER_IO] = cpu_ns / 1000 / ios;
-    m[M_CTX_PER_IO] = (double)s->ctx / ios;
+    m[M_CTX_PER_IO] = n_threads ? (double)s->ctx / ios : NAN;
     m[M_KICKS_PER_IO] = (double)s->kicks / ios;
     m[M_NOTIFICATIONS_PER_IO] = c->driver == DRIVER_IRQ ?
                                 (double)s->notifications / ios : NAN;
     m[M_DRIVER_US_PER_IO] = busy_ns / 1000 / ios;
     m[M_DRIVER_SHARE] = busy_ns / 1e9 / s->window_s / g->instances->len;
     return s;
-}
-
-static uint64_t measured_of_all(Group *g, VmSample *vms)
-{
-    uint64_t n = 0;
-
-    for (unsigned i = 0; i < g->instances->len; i++) {
-        n += load_measured(vms[i].load);
-    }
-    return n;
 }
 
 static bool usage_of_all(Group *g, VmSample *vms, bool after, GError **errp)
@@ -429,7 +454,7 @@ static bool count_syscalls(Run *run, Group *g, VmSample *vms,
         ios -= load_completed(vms[i].load);
         calls -= thread_counters_read(g_ptr_array_index(counters, i));
     }
-    ok = watch(run, g, vms, SYSCALL_WINDOW_S, doing, errp);
+    ok = watch(run, g, vms, SYSCALL_WINDOW_S, false, doing, errp);
     for (unsigned i = 0; i < g->instances->len; i++) {
         ios += load_completed(vms[i].load);
         calls += thread_counters_read(g_ptr_array_index(counters, i));
@@ -462,17 +487,13 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
         spec.pattern_seed = pattern_seed;
         vms[i].load = load_start(inst->dev, &spec, o->driver_threads);
     }
-    ok = watch(run, g, vms, o->warmup_s, doing, errp) &&
+    ok = watch(run, g, vms, o->warmup_s, false, doing, errp) &&
          usage_of_all(g, vms, false, errp);
     for (unsigned i = 0; i < n; i++) {
         load_measure(vms[i].load);
     }
-    ok = ok && watch(run, g, vms, o->time_s, doing, errp);
-    /* a window without a single completion would say nothing */
-    while (ok && !measured_of_all(g, vms)) {
-        ok = watch(run, g, vms, WATCH_US / 1e6, doing, errp);
-    }
-    ok = ok && usage_of_all(g, vms, true, errp);
+    ok = ok && watch(run, g, vms, o->time_s, true, doing, errp) &&
+         usage_of_all(g, vms, true, errp);
     for (unsigned i = 0; i < n; i++) {
         load_end_window(vms[i].load);
     }
@@ -488,7 +509,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
         if (failed) {
             load_abort(vms[i].load);
         } else {
-            ok &= instance_drain(inst, vms[i].load, doing, errp);
+            ok &= instance_drain(inst, vms[i].load, doing, false, errp);
         }
         vms[i].stats = g_new(LoadStats, 1);
         load_finish(vms[i].load, vms[i].stats);
@@ -528,7 +549,8 @@ static bool host_check(const Cell *c, uint64_t span, const uint32_t *generation,
                     g_strerror(errno));
         goto out;
     }
-    for (uint64_t b = 0; b < span / c->bs; b += blocks) {
+    for (uint64_t b = 0; b < span / c->bs && !run_stop_requested;
+         b += blocks) {
         uint64_t n = MIN(blocks, span / c->bs - b);
         ssize_t got = pread(fd, buf, n * c->bs, b * c->bs);
 
@@ -571,7 +593,7 @@ static Sample *measure_verified(Run *run, Group *g, const Cell *c,
                                 uint64_t *verified, GError **errp)
 {
     uint64_t span = plan_span(run->opt, c) / c->bs * c->bs;
-    uint64_t seed = random_mix(run->opt->seed ^ ((uint64_t)c->id << 40) ^
+    uint64_t seed = random_mix(run->id ^ ((uint64_t)c->id << 40) ^
                                ((uint64_t)g->qemu << 32) ^ repeat);
     g_autofree uint32_t *generation = g_new0(uint32_t, span / c->bs);
     Instance *inst = g_ptr_array_index(g->instances, 0);
@@ -591,7 +613,7 @@ static Sample *measure_verified(Run *run, Group *g, const Cell *c,
      * number of queues, and a block written twice does no harm */
     load_share(span / c->bs, c->queues, c->queues - 1, &first, &share);
     pass.limit = share;
-    if (!instance_pass(inst, &pass, "filling the device", errp)) {
+    if (!instance_pass(inst, &pass, "filling the device", NULL, errp)) {
         return NULL;
     }
     s = measure(run, g, c, repeat, generation, seed, all, errp);
@@ -599,12 +621,14 @@ static Sample *measure_verified(Run *run, Group *g, const Cell *c,
         return NULL;
     }
     pass.rw = RW_READ;
-    if (!instance_pass(inst, &pass, "reading the device back", errp) ||
+    if (!instance_pass(inst, &pass, "reading the device back", NULL,
+                       errp) ||
         !host_check(c, span, generation, seed, errp)) {
         sample_free(s);
         return NULL;
     }
-    *verified += share * c->queues + all->count;
+    /* the fill, the load, and all of it read back */
+    *verified += 2 * share * c->queues + all->count;
     return s;
 }
 
@@ -682,6 +706,7 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
     g_autofree char *what = g_strdup_printf("%s: %s, %u of %d", q->label,
                                             c->name, repeat + 1,
                                             run->opt->repeat);
+    const Block *b = g_ptr_array_index(run->plan->blocks, c->block);
     g_autofree Hist *all = g_new(Hist, 1);
     g_autoptr(GError) err = NULL;
     Sample *s;
@@ -689,7 +714,12 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
     progress_show(p, what);
     progress_done(p, sample_seconds(run));
     run->samples_done++;
-    if (!g->instances || r->error) {
+    if (r->error) {
+        return;
+    }
+    /* it was stopped if the cell before this one failed */
+    if (!g->instances && !group_start(run, g, b, &err)) {
+        fail_block(run, p, b, g->qemu, err);
         return;
     }
     hist_reset(all);
@@ -796,9 +826,13 @@ double *result_metric(const CellResult *r, Metric m, size_t *n)
 {
     double *v = g_new(double, r->samples->len ? r->samples->len : 1);
 
-    *n = r->samples->len;
+    *n = 0;
     for (unsigned i = 0; i < r->samples->len; i++) {
-        v[i] = ((Sample *)g_ptr_array_index(r->samples, i))->metric[m];
+        const Sample *s = g_ptr_array_index(r->samples, i);
+
+        if (isfinite(s->metric[m])) {
+            v[(*n)++] = s->metric[m];
+        }
     }
     return v;
 }

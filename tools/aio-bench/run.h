@@ -7,6 +7,7 @@
 #define AIO_BENCH_RUN_H
 
 #include <signal.h>
+#include <time.h>
 
 #include "plan.h"
 #include "progress.h"
@@ -36,7 +37,9 @@ extern const char *const metric_names[M__MAX];
 
 /* One direction's part of a sample, in fio's terms. */
 typedef struct SampleDir {
-    uint64_t ios;
+    uint64_t ios;               /* completed in the window */
+    /* of latencies: at a fixed rate what is overdue at the end counts too */
+    uint64_t lat_count;
     uint64_t bytes;
     double lat_min, lat_max, lat_mean, lat_stddev;
     double percentile[5];       /* of sample_percentiles */
@@ -71,11 +74,15 @@ typedef struct Run {
     const Options *opt;
     const Plan *plan;
     QemuAccel accel;
+    uint64_t id;                /* random: whose pattern verified data has */
     CellResult *results;        /* [cell * number of QEMUs + qemu] */
     unsigned samples_done;
     unsigned samples_total;
     bool interrupted;
+    time_t start;
     double elapsed_s;
+    /* what results_compare() has computed so far; it takes a while */
+    GHashTable *comparisons;
 } Run;
 
 /* Set by a signal handler: finish early, in order. */
@@ -98,7 +105,8 @@ CellResult *run_result(const Run *run, unsigned cell, unsigned qemu);
 /* 0, or the exit status for what went wrong. */
 int run_status(const Run *run);
 
-/* The given metric of all samples of a result; free with g_free(). */
+/* The given metric of the samples of a result that have it, *@n of them; free
+ * with g_free(). */
 double *result_metric(const CellResult *r, Metric m, size_t *n);
 
 /*

@@ -10,8 +10,8 @@
 
 #include "stats.h"
 
-/* Enough for the 99.95 % level of a hundred comparisons: some ten draws lie
- * beyond each end. */
+/* At the 99.95 % level of a hundred comparisons, five draws lie beyond each
+ * end. */
 #define BOOTSTRAP_DRAWS 20000
 
 static int cmp_double(const void *a, const void *b)
@@ -73,33 +73,43 @@ static int sign_test_rank(size_t n, double level)
     return k;
 }
 
-Interval stats_median_interval(const double *v, size_t n, double level,
-                               uint64_t seed)
+Interval stats_order_interval(const double *v, size_t n, double level)
 {
     Interval r = { NAN, -INFINITY, INFINITY, false };
-    g_autofree double *s = NULL, *draw = NULL, *medians = NULL;
-    g_autoptr(GRand) rand = NULL;
-    guint32 seeds[2] = { seed, seed >> 32 };
-    double lo, hi;
-    int k;
+    g_autofree double *s = NULL;
+    int k = sign_test_rank(n, level);
 
     if (!n) {
         return r;
     }
     s = sorted_copy(v, n);
     r.mid = sorted_median(s, n);
+    if (k >= 0) {
+        r.lo = s[k];
+        r.hi = s[n - 1 - k];
+        r.bounded = true;
+    }
+    return r;
+}
 
-    k = sign_test_rank(n, level);
-    if (k < 0) {
+Interval stats_median_interval(const double *v, size_t n, double level,
+                               uint64_t seed)
+{
+    Interval r = stats_order_interval(v, n, level);
+    g_autofree double *draw = NULL, *medians = NULL;
+    g_autoptr(GRand) rand = NULL;
+    guint32 seeds[2] = { seed, seed >> 32 };
+    double lo, hi;
+
+    if (!r.bounded) {
         return r;
     }
-
     rand = g_rand_new_with_seed_array(seeds, 2);
     draw = g_new(double, n);
     medians = g_new(double, BOOTSTRAP_DRAWS);
     for (int b = 0; b < BOOTSTRAP_DRAWS; b++) {
         for (size_t i = 0; i < n; i++) {
-            draw[i] = s[g_rand_int_range(rand, 0, n)];
+            draw[i] = v[g_rand_int_range(rand, 0, n)];
         }
         qsort(draw, n, sizeof(*draw), cmp_double);
         medians[b] = sorted_median(draw, n);
@@ -108,9 +118,8 @@ Interval stats_median_interval(const double *v, size_t n, double level,
     lo = medians[(size_t)floor((1 - level) / 2 * (BOOTSTRAP_DRAWS - 1))];
     hi = medians[(size_t)ceil((1 + level) / 2 * (BOOTSTRAP_DRAWS - 1))];
 
-    r.lo = MIN(lo, s[k]);
-    r.hi = MAX(hi, s[n - 1 - k]);
-    r.bounded = true;
+    r.lo = MIN(lo, r.lo);
+    r.hi = MAX(hi, r.hi);
     return r;
 }
 

@@ -5,6 +5,7 @@
  */
 #include <endian.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <linux/virtio_blk.h>
@@ -69,8 +70,6 @@ G_STATIC_ASSERT(DESCS_PER_REQUEST * sizeof(struct vring_desc) <= TABLE_BYTES);
 typedef struct PciCaps {
     uint64_t common;
     uint64_t device;
-    uint64_t notify;
-    uint32_t notify_mult;
 } PciCaps;
 
 const char *virtio_model_name(VirtioModel model)
@@ -86,6 +85,14 @@ unsigned virtio_queue_size(unsigned depth)
         size *= 2;
     }
     return size;
+}
+
+void *cache_aligned_new0(size_t size, size_t n)
+{
+    void *p = aligned_alloc(CACHE_LINE, size * MAX(n, 1));
+
+    g_assert(p);
+    return memset(p, 0, size * n);
 }
 
 uint64_t virtio_dev_ram_bytes(unsigned queues, unsigned queue_size,
@@ -136,7 +143,7 @@ static bool find_caps(QemuProc *p, VirtioModel model, PciCaps *caps,
         return false;
     }
     for (pos &= 0xfc; pos; ) {
-        uint32_t offset, mult, bar_nr;
+        uint32_t offset, bar_nr;
 
         if (!cfg_read(p, pos, &v, errp)) {
             return false;
@@ -154,18 +161,11 @@ static bool find_caps(QemuProc *p, VirtioModel model, PciCaps *caps,
             case VIRTIO_PCI_CAP_DEVICE_CFG:
                 caps->device = BAR_ADDR + offset;
                 break;
-            case VIRTIO_PCI_CAP_NOTIFY_CFG:
-                if (!cfg_read(p, pos + 16, &mult, errp)) {
-                    return false;
-                }
-                caps->notify = BAR_ADDR + offset;
-                caps->notify_mult = mult;
-                break;
             }
         }
         pos = v >> 8 & 0xfc;
     }
-    if (bar < 0 || bar > 5 || !caps->device || !caps->notify) {
+    if (bar < 0 || bar > 5 || !caps->device) {
         qemu_proc_set_error(p, errp, "the device lacks a virtio 1 structure");
         return false;
     }
@@ -498,12 +498,14 @@ static GArray *new_fds(const GArray *before, const GArray *after)
  * The device makes its eventfds when DRIVER_OK is set: a guest notifier for
  * each queue, one for configuration changes (since QEMU 8), then a host
  * notifier for each queue, each getting the lowest free descriptor number.
- * Before QEMU 9 a device without IOThread has host notifiers only.
+ * Before QEMU 9 a device without IOThread has host notifiers only. Others may
+ * follow, such as linux-aio's when the disk moves to its IOThread.
  */
 static bool take_eventfds(QemuProc *p, VirtioDev *dev, unsigned fixed,
                           const GArray *before, GError **errp)
 {
-    unsigned total = fixed + dev->num_queues;
+    unsigned total = fixed + dev->num_queues, host_start;
+    bool has_guest;
     g_autoptr(GArray) after = qemu_proc_eventfds(p, errp);
     g_autoptr(GArray) fds = NULL;
 
@@ -511,23 +513,24 @@ static bool take_eventfds(QemuProc *p, VirtioDev *dev, unsigned fixed,
         return false;
     }
     fds = new_fds(before, after);
-    if (fds->len != 2 * total + 1 && fds->len != 2 * total &&
-        fds->len != total) {
+    has_guest = fds->len >= 2 * total;
+    host_start = has_guest ? total + (p->major >= 8) : 0;
+    if (fds->len < host_start + total) {
         qemu_proc_set_error(p, errp, "%u eventfds appeared when the driver "
                             "started %u queues; one or two for each queue "
-                            "were expected (is ioeventfd=off?)", fds->len,
+                            "were expected (is ioeventfd off?)", fds->len,
                             total);
         return false;
     }
     for (unsigned i = 0; i < dev->num_queues; i++) {
         VirtioQueue *q = &dev->queues[i];
-        int host = g_array_index(fds, int, fds->len - dev->num_queues + i);
+        int host = g_array_index(fds, int, host_start + fixed + i);
 
         q->kick_fd = qemu_proc_get_fd(p, host, errp);
         if (q->kick_fd < 0) {
             return false;
         }
-        if (fds->len > total) {
+        if (has_guest) {
             int guest = g_array_index(fds, int, fixed + i);
 
             q->notify_fd = qemu_proc_get_fd(p, guest, errp);
@@ -573,7 +576,7 @@ VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
     p->doing = g_strdup_printf("setting up %s", virtio_model_name(model));
     dev->model = model;
     dev->num_queues = queues;
-    dev->queues = g_new0(VirtioQueue, queues);
+    dev->queues = cache_aligned_new0(sizeof(VirtioQueue), queues);
     for (unsigned i = 0; i < queues; i++) {
         dev->queues[i].kick_fd = dev->queues[i].notify_fd = -1;
     }
@@ -664,6 +667,6 @@ void virtio_dev_free(VirtioDev *dev)
         }
         g_free(q->slots);
     }
-    g_free(dev->queues);
+    free(dev->queues);
     g_free(dev);
 }

@@ -31,6 +31,12 @@ typedef enum VirtioModel {
 /* Ring entries of a request that does not use an indirect table. */
 #define VIRTIO_DIRECT_DESCS 3
 
+#define CACHE_LINE 64
+
+/* @n zeroed elements of @size bytes (a multiple of CACHE_LINE), aligned; free
+ * with free(). */
+void *cache_aligned_new0(size_t size, size_t n);
+
 /* PCI slot at which the command line must put the device. */
 #define VIRTIO_DEV_SLOT 4
 
@@ -56,7 +62,8 @@ typedef struct VirtioSlot {
     bool busy;
 } VirtioSlot;
 
-typedef struct VirtioQueue {
+/* Aligned, since neighbours may belong to different driver threads. */
+typedef struct __attribute__((aligned(CACHE_LINE))) VirtioQueue {
     Vring vr;
     VirtioModel model;
     bool indirect;

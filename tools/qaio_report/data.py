@@ -274,6 +274,7 @@ def load(path: str) -> Run:
             check.get(where, ref, key, str)
         for key in ("bs", "depth"):
             check.get(where, ref, key, int)
+        check.get(where, ref, "numjobs", int, default=1)
         for key in ("iops", "lat_mean_ns", "lat_p50_ns", "lat_p99_ns",
                     "cpu_us_per_io"):
             check.get(where, ref, key, NUMBER, default=None)

@@ -127,11 +127,7 @@ class Report:
 
     def host_series(self, cell: Cell, metric: str) -> List[Series]:
         """The host-only reference beside @cell, over queue depth."""
-        if cell["rate"] or cell["think_us"]:
-            return []
-        refs = [r for r in self.doc["host_reference"]
-                if all(r[k] == cell[k] for k in ("device", "rw", "bs"))
-                and r[metric]]
+        refs = words.host_refs(self.run, cell, metric)
         found = []
         for index, engine in enumerate(self.engines()):
             mine = sorted((r for r in refs if r["engine"] == engine),
@@ -538,12 +534,7 @@ class Report:
         return [(k, v) for k, v in sums.items() if v > 0]
 
     def host_bars(self, cell: Cell, cost: List[Any], core: List[Any]) -> None:
-        if cell["rate"] or cell["think_us"]:
-            return
-        refs = [r for r in self.doc["host_reference"]
-                if all(r[k] == cell[k] for k in ("device", "rw", "bs",
-                                                 "depth"))
-                and r["cpu_us_per_io"]]
+        refs = words.host_refs(self.run, cell, "cpu_us_per_io", "depth")
         if refs:
             self.key_box("host", "fio, host alone")
             name = "host alone, fio"

@@ -204,13 +204,22 @@ class Finding(NamedTuple):
     floor: str
 
 
+def host_refs(run: Run, cell: Dict[str, Any], metric: str,
+              *same: str) -> List[Dict[str, Any]]:
+    """Host-only references with as many jobs as @cell has queues, that agree
+    with it in device, direction, block size and the keys in @same."""
+    if cell["rate"] or cell["think_us"]:
+        return []
+    return [r for r in run.doc["host_reference"]
+            if all(r[k] == cell[k] for k in ("device", "rw", "bs") + same)
+            and r["numjobs"] == cell["queues"] * cell["vms"] and r[metric]]
+
+
 def floor_of(run: Run, cell: Dict[str, Any], metric: str
              ) -> Optional[Dict[str, Any]]:
     """The best host-only reference beside @cell, if one was measured."""
-    refs = [r for r in run.doc["host_reference"]
-            if all(r[k] == cell[k] for k in ("device", "rw", "bs", "depth"))
-            and r[metric]]
-    if not refs or cell["rate"] or cell["think_us"]:
+    refs = host_refs(run, cell, metric, "depth")
+    if not refs:
         return None
     pick = max if metric == "iops" else min
     return pick(refs, key=lambda r: r[metric])

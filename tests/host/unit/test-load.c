@@ -386,6 +386,37 @@ static void test_rate_counts_from_intended_start(void)
     fake_free(f);
 }
 
+/* A stall that is not over when the window ends is in the latencies too. */
+static void test_rate_counts_what_is_overdue(void)
+{
+    FakeDevice *f = fake_new(1, true);
+    LoadSpec spec = { .rw = RW_RANDREAD, .driver = DRIVER_SLEEP, .depth = 2,
+                      .bs = BS, .span = DISK_BYTES, .rate = 10000,
+                      .sleep_ns = 20000 };
+    g_autofree LoadStats *s = g_new(LoadStats, 1);
+    LoadRun *run = load_start(&f->dev, &spec, 1);
+
+    while (load_completed(run) < 100) {
+        g_usleep(100);
+    }
+    load_measure(run);
+    g_usleep(50000);
+    __atomic_store_n(&f->hang, true, __ATOMIC_RELEASE);
+    g_usleep(200000);
+    load_stop(run);
+    g_usleep(50000);
+    __atomic_store_n(&f->hang, false, __ATOMIC_RELEASE);
+    virtio_queue_kick(&f->dev.queues[0]);
+    wait_finished(run);
+    load_finish(run, s);
+    g_assert_cmpuint(s->missed, >, 500);
+    g_assert_cmpuint(s->lat[0].count, >=, s->ios[0] + s->missed);
+    g_assert_cmpuint(s->lat[0].max, >=, 150000000);
+    g_assert_cmpuint(s->bytes[0], ==, s->ios[0] * BS);
+    load_stats_clear(s);
+    fake_free(f);
+}
+
 static void test_abort(void)
 {
     FakeDevice *f = fake_new(1, true);
@@ -440,6 +471,8 @@ int main(int argc, char **argv)
     g_test_add_func("/load/error-status", test_error_status);
     g_test_add_func("/load/rate-counts-from-intended-start",
                     test_rate_counts_from_intended_start);
+    g_test_add_func("/load/rate-counts-what-is-overdue",
+                    test_rate_counts_what_is_overdue);
     g_test_add_func("/load/abort", test_abort);
     g_test_add_func("/load/shares", test_shares);
     return g_test_run();
