@@ -131,6 +131,7 @@ static void qemu_binary_free(void *opaque)
     g_free(q->label);
     g_free(q->path);
     g_free(q->version);
+    g_free(q->program);
     g_free(q);
 }
 

@@ -62,8 +62,10 @@ typedef struct ExtraProp {
 typedef struct QemuBinary {
     char *label;
     char *path;
-    char *version;              /* first line of --version, from run_new() */
+    /* filled in by run_new() */
+    char *version;              /* first line of --version */
     int major;
+    char *program;              /* what runs, if path is a script; or NULL */
 } QemuBinary;
 
 typedef struct Options {

@@ -40,6 +40,8 @@ static const uint8_t halt_code[] = {
     0xeb, 0xfc,     /* jmp to the cli */
 };
 
+/* a page, over which layouts repeat */
+#define LAYOUT_PAD_BYTES 4096
 #define PROBE_RAM_BYTES (64ull << 20)
 
 const char *const qemu_accel_names[ACCEL__MAX + 1] = { "qtest", "tcg", NULL };
@@ -152,6 +154,19 @@ static void exec_child(const char *path, char **argv, int stderr_fd,
     _exit(127);
 }
 
+/*
+ * A name of random length, which QEMU keeps in its heap, moves what it
+ * allocates later within pages and cache lines. Otherwise that is decided by
+ * accidents like the length of the binary's path: see qemu_proc_drop_cache().
+ */
+static void random_pad(char *pad, size_t size)
+{
+    size_t n = g_random_int_range(0, size);
+
+    memset(pad, 'x', n);
+    pad[n] = '\0';
+}
+
 QemuProc *qemu_proc_start(const char *path, const char *label,
                           QemuAccel accel, const char *const *args,
                           uint64_t ram_bytes, int timeout_ms, GError **errp)
@@ -160,6 +175,7 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     g_autoptr(QemuProc) p = g_new0(QemuProc, 1);
     int sock[2] = { -1, -1 };
     int ram_fd = -1, bios_fd = -1;
+    char pad[LAYOUT_PAD_BYTES];
     bool ok = false;
 
     p->label = g_strdup(label);
@@ -207,6 +223,7 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
         goto out;
     }
 
+    random_pad(pad, sizeof(pad));
     g_ptr_array_add(argv, g_strdup(path));
     g_ptr_array_add(argv, g_strdup("-machine"));
     g_ptr_array_add(argv, g_strdup("pc,memory-backend=ram"));
@@ -217,7 +234,8 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     g_ptr_array_add(argv, g_strdup("-display"));
     g_ptr_array_add(argv, g_strdup("none"));
     g_ptr_array_add(argv, g_strdup("-name"));
-    g_ptr_array_add(argv, g_strdup("aio-bench,debug-threads=on"));
+    g_ptr_array_add(argv, g_strdup_printf("aio-bench%s,debug-threads=on",
+                                          pad));
     g_ptr_array_add(argv, g_strdup("-m"));
     g_ptr_array_add(argv, g_strdup_printf("%" G_GUINT64_FORMAT "B",
                                           ram_bytes));
@@ -272,8 +290,20 @@ out:
     return ok ? g_steal_pointer(&p) : NULL;
 }
 
-bool qemu_proc_probe_accel(const char *path, const char *label,
-                           int timeout_ms, QemuAccel *accel, GError **errp)
+void qemu_proc_drop_cache(const char *path)
+{
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+
+    if (fd >= 0) {
+        /* what has just been linked is not on disk yet, and would stay */
+        fdatasync(fd);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+}
+
+bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
+                     QemuAccel *accel, char **program, GError **errp)
 {
     static const char *const no_args[] = { NULL };
 
@@ -284,7 +314,10 @@ bool qemu_proc_probe_accel(const char *path, const char *label,
                                                 &err);
 
         if (p) {
+            g_autofree char *exe = g_strdup_printf("/proc/%d/exe", p->pid);
+
             *accel = a;
+            *program = g_file_read_link(exe, NULL);
             return true;
         }
         if (a == ACCEL__MAX - 1 || !strstr(err->message, "accelerator")) {

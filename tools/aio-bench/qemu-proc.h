@@ -69,11 +69,27 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
                           uint64_t ram_bytes, int timeout_ms, GError **errp);
 
 /*
- * Whether @path has the qtest accelerator, in *@accel. False and @errp if it
- * does not run at all.
+ * Whether @path has the qtest accelerator, in *@accel, and the program that
+ * runs in the end, in *@program (NULL if that is not to be seen; to be freed
+ * with g_free()). False and @errp if it does not run at all.
  */
-bool qemu_proc_probe_accel(const char *path, const char *label,
-                           int timeout_ms, QemuAccel *accel, GError **errp);
+bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
+                     QemuAccel *accel, char **program, GError **errp);
+
+/*
+ * Forget what the kernel has cached of the program at @path (NULL: nothing),
+ * so that it is read anew, to other pages of memory, when it is next started.
+ * Best when no process runs it.
+ *
+ * Where a program's code happens to lie in physical memory stays the same for
+ * as long as it is cached, and decides over 5 % of the latency at depth 1 on
+ * null-co: the same bytes in two files differed in each of 17 pairs. Chosen
+ * anew for each repetition, that is noise which the intervals know of, and not
+ * a difference that is not there. (On such accidents: Mytkowicz et al.,
+ * "Producing wrong data without doing anything obviously wrong!", ASPLOS
+ * 2009.)
+ */
+void qemu_proc_drop_cache(const char *path);
 
 /* End the process (SIGTERM, then SIGKILL after the timeout) and free. */
 void qemu_proc_stop(QemuProc *p);

@@ -99,8 +99,8 @@ static bool choose_accel(const Options *o, QemuAccel *accel, GError **errp)
         QemuBinary *q = g_ptr_array_index(o->qemus, i);
         QemuAccel has;
 
-        if (!qemu_proc_probe_accel(q->path, q->label, o->timeout_s * 1000,
-                                   &has, errp)) {
+        if (!qemu_proc_probe(q->path, q->label, o->timeout_s * 1000, &has,
+                             &q->program, errp)) {
             return false;
         }
         read_version(q);
@@ -791,6 +791,12 @@ void run_execute(Run *run, Progress *p)
     for (int r = 0; r < run->opt->repeat && !run_stop_requested; r++) {
         g_autofree unsigned *order = shuffled(run->plan->blocks->len, &rng);
 
+        for (unsigned i = 0; i < run->opt->qemus->len; i++) {
+            const QemuBinary *q = g_ptr_array_index(run->opt->qemus, i);
+
+            qemu_proc_drop_cache(q->path);
+            qemu_proc_drop_cache(q->program);
+        }
         for (unsigned i = 0; i < run->plan->blocks->len; i++) {
             if (run_stop_requested) {
                 break;

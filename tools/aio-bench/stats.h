@@ -47,13 +47,13 @@ unsigned stats_samples_needed(double level);
 Interval stats_median_interval(const double *v, size_t n, double level,
                                uint64_t seed);
 
-/* The median with the sign test's interval alone: cheaper, and wide enough for
- * a single result that is not compared with others. */
+/* The median with the sign test's interval alone: cheaper, and wide enough
+ * for a single result that is not compared with others. */
 Interval stats_order_interval(const double *v, size_t n, double level);
 
 /*
- * The same as stats_median_interval() for the ratios b[i] / a[i].  Pairs in which either side is not a
- * positive number are left out.
+ * The same as stats_median_interval() for the ratios b[i] / a[i].  Pairs in
+ * which either side is not a positive number are left out.
  */
 Interval stats_ratio_interval(const double *a, const double *b, size_t n,
                               double level, uint64_t seed);
