@@ -207,6 +207,25 @@ def check_cell(check: Checker, where: str, cell: Dict[str, Any],
             check.estimate(place, pair, key, "ratio")
 
 
+def join_drivers(cells: List[Dict[str, Any]]) -> None:
+    """Where the driver follows from the depth (aio-bench --driver auto: spin
+    when few requests are in flight, else sleep), it is no parameter of its
+    own: depths belong into one plot, and the driver is said once."""
+    by_depth: Dict[int, set] = {}
+    for cell in cells:
+        by_depth.setdefault(cell["depth"], set()).add(cell["driver"])
+    depths: Dict[str, List[str]] = {}
+    for depth, drivers in sorted(by_depth.items()):
+        if len(drivers) > 1:
+            return
+        depths.setdefault(drivers.pop(), []).append(str(depth))
+    if len(depths) > 1:
+        text = "; ".join("%s at depth %s" % (driver, ", ".join(at))
+                         for driver, at in depths.items())
+        for cell in cells:
+            cell["driver"] = text
+
+
 def load(path: str) -> Run:
     """Read and check @path.  Raises BadInput with one line that says it."""
     def no_constant(name: str) -> None:
@@ -285,4 +304,5 @@ def load(path: str) -> Run:
                             "the id of a cell" % job["cell"])
         check.known(where + ".qemu", check.get(where, job, "qemu", str),
                     labels)
+    join_drivers(doc["cells"])
     return Run(os.path.basename(path), doc, labels, doc["cells"])
