@@ -444,6 +444,23 @@ class ReportTest(unittest.TestCase):
         self.assertIn("one number of IOThreads", page.section("iothreads"))
         self.assertGreater(len(page.plots), 0)      # cpu, latency
 
+    def test_driver_that_follows_from_the_depth(self) -> None:
+        """--driver auto splits no plot; a driver that was asked for does."""
+        def plots(drivers: Dict[int, Tuple[str, ...]]) -> int:
+            doc = made_up(depths=tuple(drivers), iothreads=(1,))
+            cells = []
+            for cell in doc["cells"]:
+                for driver in drivers[cell["depth"]]:
+                    cells.append(dict(cell, driver=driver, id=len(cells),
+                                      name="%s/%s" % (cell["name"], driver)))
+            doc["cells"], doc["jobs"] = cells, []
+            return len(self.page(doc).plots)
+        one = plots({1: ("sleep",), 8: ("sleep",), 64: ("sleep",)})
+        self.assertEqual(plots({1: ("spin",), 8: ("spin",), 64: ("sleep",)}),
+                         one)
+        self.assertGreater(plots({1: ("spin",), 8: ("spin", "sleep"),
+                                  64: ("sleep",)}), one)
+
     def test_errors_are_shown(self) -> None:
         doc = made_up(devices=("loop0",))
         doc["cells"][3]["results"][1]["errors"] = 7
