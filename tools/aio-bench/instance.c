@@ -5,10 +5,10 @@
  */
 #include <string.h>
 #include <unistd.h>
-#include <json-glib/json-glib.h>
 
 #include "clock.h"
 #include "instance.h"
+#include "json-put.h"
 #include "run.h"
 
 #define SCSI_ATTEMPTS 4
@@ -29,24 +29,6 @@ static void add_value(JsonBuilder *b, const char *value)
     } else {
         json_builder_add_string_value(b, value);
     }
-}
-
-static void set_string(JsonBuilder *b, const char *name, const char *value)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_string_value(b, value);
-}
-
-static void set_int(JsonBuilder *b, const char *name, int64_t value)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_int_value(b, value);
-}
-
-static void set_bool(JsonBuilder *b, const char *name, bool value)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_boolean_value(b, value);
 }
 
 /* The --set properties of @object for @qemu. */
@@ -80,8 +62,8 @@ static char *iothread_json(const Options *o, const QemuBinary *qemu,
     g_autofree char *id = g_strdup_printf("iothread%u", i);
 
     json_builder_begin_object(b);
-    set_string(b, "qom-type", "iothread");
-    set_string(b, "id", id);
+    put_string(b, "qom-type", "iothread");
+    put_string(b, "id", id);
     set_extra(b, o, qemu, "iothread");
     json_builder_end_object(b);
     return builder_to_string(b);
@@ -91,7 +73,7 @@ static void set_direct(JsonBuilder *b)
 {
     json_builder_set_member_name(b, "cache");
     json_builder_begin_object(b);
-    set_bool(b, "direct", true);
+    put_bool(b, "direct", true);
     json_builder_end_object(b);
 }
 
@@ -104,24 +86,24 @@ static char *blockdev_json(const Options *o, const QemuBinary *qemu,
     g_autoptr(JsonBuilder) b = json_builder_new();
 
     json_builder_begin_object(b);
-    set_string(b, "node-name", "disk0");
+    put_string(b, "node-name", "disk0");
     if (d->kind == DEVICE_NULL) {
-        set_string(b, "driver", "null-co");
-        set_int(b, "size", d->size);
-        set_bool(b, "read-zeroes", false);
+        put_string(b, "driver", "null-co");
+        put_int(b, "size", d->size);
+        put_bool(b, "read-zeroes", false);
         set_extra(b, o, qemu, "blockdev");
     } else {
-        set_string(b, "driver", "raw");
-        set_bool(b, "read-only", !block->writes);
+        put_string(b, "driver", "raw");
+        put_bool(b, "read-only", !block->writes);
         set_direct(b);
         json_builder_set_member_name(b, "file");
         json_builder_begin_object(b);
-        set_string(b, "node-name", "file0");
-        set_string(b, "driver",
+        put_string(b, "node-name", "file0");
+        put_string(b, "driver",
                    d->kind == DEVICE_FILE ? "file" : "host_device");
-        set_string(b, "filename", d->path);
-        set_string(b, "aio", aio_names[block->first->aio]);
-        set_bool(b, "read-only", !block->writes);
+        put_string(b, "filename", d->path);
+        put_string(b, "aio", aio_names[block->first->aio]);
+        put_bool(b, "read-only", !block->writes);
         set_direct(b);
         set_extra(b, o, qemu, "blockdev");
         json_builder_end_object(b);
@@ -133,7 +115,7 @@ static char *blockdev_json(const Options *o, const QemuBinary *qemu,
 static void set_iothreads(JsonBuilder *b, unsigned n)
 {
     if (n == 1) {
-        set_string(b, "iothread", "iothread0");
+        put_string(b, "iothread", "iothread0");
     } else if (n > 1) {
         json_builder_set_member_name(b, "iothread-vq-mapping");
         json_builder_begin_array(b);
@@ -141,7 +123,7 @@ static void set_iothreads(JsonBuilder *b, unsigned n)
             g_autofree char *id = g_strdup_printf("iothread%u", i);
 
             json_builder_begin_object(b);
-            set_string(b, "iothread", id);
+            put_string(b, "iothread", id);
             json_builder_end_object(b);
         }
         json_builder_end_array(b);
@@ -158,20 +140,20 @@ static char *device_json(const Options *o, const QemuBinary *qemu,
     g_autoptr(JsonBuilder) b = json_builder_new();
 
     json_builder_begin_object(b);
-    set_string(b, "driver", virtio_model_name(c->model));
-    set_string(b, "id", "dev0");
-    set_string(b, "addr", slot);
-    set_string(b, "disable-legacy", "on");
+    put_string(b, "driver", virtio_model_names[c->model]);
+    put_string(b, "id", "dev0");
+    put_string(b, "addr", slot);
+    put_string(b, "disable-legacy", "on");
     set_iothreads(b, c->iothreads);
     if (blk) {
-        set_string(b, "drive", "disk0");
-        set_int(b, "num-queues", c->queues);
-        set_int(b, "queue-size", size);
+        put_string(b, "drive", "disk0");
+        put_int(b, "num-queues", c->queues);
+        put_int(b, "queue-size", size);
         /* the QEMUs under test and --vms share the device */
-        set_bool(b, "share-rw", true);
+        put_bool(b, "share-rw", true);
     } else {
-        set_int(b, "num_queues", c->queues);
-        set_int(b, "virtqueue_size", size);
+        put_int(b, "num_queues", c->queues);
+        put_int(b, "virtqueue_size", size);
     }
     set_extra(b, o, qemu, "device");
     json_builder_end_object(b);

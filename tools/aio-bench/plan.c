@@ -42,9 +42,6 @@ typedef struct DimRule {
     bool may_be_auto;
 } DimRule;
 
-static const char *const model_names[] = {
-    "virtio-blk-pci", "virtio-scsi-pci", NULL
-};
 /* as the options know them: "none" is not for choosing */
 static const char *const aio_choices[] = {
     "threads", "native", "io_uring", NULL
@@ -117,7 +114,7 @@ enum {
 
 static const DimRule rules[D__MAX] = {
     [D_MODEL] = { .option = "--model", .fallback = "virtio-blk-pci",
-                  .type = DIM_CHOICE, .names = model_names },
+                  .type = DIM_CHOICE, .names = virtio_model_names },
     [D_AIO] = { .option = "--aio", .fallback = "threads,native,io_uring",
                 .type = DIM_CHOICE, .names = aio_choices },
     [D_IOTHREADS] = { .option = "--iothreads", .fallback = "1", .max = 256 },

@@ -13,11 +13,11 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
-#include <json-glib/json-glib.h>
 
 #include "clock.h"
 #include "host-ref.h"
 #include "instance.h"
+#include "json-put.h"
 #include "random.h"
 #include "results.h"
 #include "thread-counters.h"
@@ -26,39 +26,6 @@
 #define FORMAT 1
 /* of the intervals of single results, which are not compared */
 #define RESULT_LEVEL 0.95
-
-static void put_string(JsonBuilder *b, const char *name, const char *v)
-{
-    json_builder_set_member_name(b, name);
-    if (v) {
-        json_builder_add_string_value(b, v);
-    } else {
-        json_builder_add_null_value(b);
-    }
-}
-
-static void put_int(JsonBuilder *b, const char *name, int64_t v)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_int_value(b, v);
-}
-
-static void put_bool(JsonBuilder *b, const char *name, bool v)
-{
-    json_builder_set_member_name(b, name);
-    json_builder_add_boolean_value(b, v);
-}
-
-/* JSON knows neither infinity nor NaN: null */
-static void put_double(JsonBuilder *b, const char *name, double v)
-{
-    json_builder_set_member_name(b, name);
-    if (isfinite(v)) {
-        json_builder_add_double_value(b, v);
-    } else {
-        json_builder_add_null_value(b);
-    }
-}
 
 static void begin_object(JsonBuilder *b, const char *name)
 {
@@ -370,7 +337,7 @@ static void put_cells(JsonBuilder *b, const Run *run)
         put_string(b, "name", c->name);
         put_string(b, "device", c->device->label);
         put_string(b, "aio", aio_names[c->aio]);
-        put_string(b, "model", virtio_model_name(c->model));
+        put_string(b, "model", virtio_model_names[c->model]);
         put_int(b, "iothreads", c->iothreads);
         put_int(b, "queues", c->queues);
         put_int(b, "depth", c->depth);

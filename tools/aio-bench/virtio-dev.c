@@ -72,10 +72,9 @@ typedef struct PciCaps {
     uint64_t device;
 } PciCaps;
 
-const char *virtio_model_name(VirtioModel model)
-{
-    return model == MODEL_BLK ? "virtio-blk-pci" : "virtio-scsi-pci";
-}
+const char *const virtio_model_names[MODEL__MAX + 1] = {
+    "virtio-blk-pci", "virtio-scsi-pci", NULL
+};
 
 unsigned virtio_queue_size(unsigned depth)
 {
@@ -136,7 +135,7 @@ static bool find_caps(QemuProc *p, VirtioModel model, PciCaps *caps,
     }
     if (id != want) {
         qemu_proc_set_error(p, errp, "PCI slot %d holds %08x, not a modern %s",
-                            VIRTIO_DEV_SLOT, id, virtio_model_name(model));
+                            VIRTIO_DEV_SLOT, id, virtio_model_names[model]);
         return false;
     }
     if (!cfg_read(p, PCI_CAPABILITY_LIST, &pos, errp)) {
@@ -573,7 +572,7 @@ VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
     PciCaps caps = { 0 };
 
     g_free(p->doing);
-    p->doing = g_strdup_printf("setting up %s", virtio_model_name(model));
+    p->doing = g_strdup_printf("setting up %s", virtio_model_names[model]);
     dev->model = model;
     dev->num_queues = queues;
     dev->queues = cache_aligned_new0(sizeof(VirtioQueue), queues);

@@ -145,6 +145,6 @@ char *virtio_slot_status(const VirtioQueue *q, const VirtioSlot *s);
 /* Kick unconditionally. */
 void virtio_queue_kick(VirtioQueue *q);
 
-const char *virtio_model_name(VirtioModel model);
+extern const char *const virtio_model_names[MODEL__MAX + 1];
 
 #endif
