@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # Runs QEMU's own tests of the I/O path on the patched build and judges them
-# by the stock build in the same session: a few of them fail or are flaky on
+# by the stock build in the same run: a few of them fail or are flaky on
 # a given host whatever one does, and only what stock does not do there is
 # this project's fault.
 #
