@@ -86,7 +86,44 @@ def histogram(p50: float, total: int) -> List[List[float]]:
     return buckets
 
 
-def result(cell: Dict[str, Any], label: str, qemu: int) -> Dict[str, Any]:
+# Where the time of the made-up IOThreads and requests goes
+LOOP = {"busy-time": 0.43, "poll-hit-time": 0.12, "poll-idle-time": 0.25,
+        "wait-time": 0.2}
+PATH = {"queue": 0.1, "service": 0.6, "used": 0.05}
+
+
+def counted(cell: Dict[str, Any], mean: float) -> Dict[str, Any]:
+    """What QEMU's statistics say where requests take @mean ns: PATH of that
+    is theirs, and each IOThread spends its time as in LOOP."""
+    batch = math.sqrt(cell["depth"])
+    ids = ["iothread%d" % i for i in range(cell["iothreads"])]
+    found = {
+        "requests_per_batch": around(batch), "poll_hit_share": around(0.77),
+        "syscalls_per_io": around(2.5 / batch),
+        "kicks_per_io": around(1 / batch),
+        "notifications_per_io": around(1 / batch),
+        "suppressed_share": around(0.5), "busy_share": around(0.43),
+        "poll_share": around(0.37), "poll_idle_share": around(0.25),
+        "wait_share": around(0.2),
+        "iothreads": [{"id": i, "window_s": 4.0, "stats": {
+            k: round(v * 4e9) for k, v in LOOP.items()}}
+            for i in ids or ["main-loop"]],
+        "virtqueues": [{"id": "dev0", "queue": i, "iothread": "main-loop",
+                        "stats": {"pop-batch": [0, 5]}}
+                       for i in range(cell["queues"])],
+    }
+    if cell["aio"] != "none":
+        found["requests_per_submission"] = around(2 * batch)
+        found["completions_per_reap"] = around(3 * batch)
+        for key, part in PATH.items():
+            for what, factor in (("mean", 1), ("p50", 0.9), ("p99", 3)):
+                found["%s_time_%s_ns" % (key, what)] = around(
+                    part * mean * factor)
+    return found
+
+
+def result(cell: Dict[str, Any], label: str, qemu: int,
+           counts: bool) -> Dict[str, Any]:
     iops, p50, cpu = speed(cell, qemu)
     tails = {"lat_mean_ns": 1.1, "lat_p50_ns": 1, "lat_p90_ns": 1.9,
              "lat_p99_ns": 5.6, "lat_p99_9_ns": 16, "lat_p99_99_ns": 45,
@@ -108,6 +145,7 @@ def result(cell: Dict[str, Any], label: str, qemu: int) -> Dict[str, Any]:
         "kicks_per_io": around(1 / math.sqrt(cell["depth"])),
         "notifications_per_io": around(1 / cell["depth"] ** 0.7),
         "threads": threads, "lat_hist": histogram(p50, 400000),
+        **({"aio_stats": counted(cell, 1.1 * p50)} if counts else {}),
     }
 
 
@@ -117,8 +155,11 @@ def made_up(devices: Tuple[str, ...] = ("file", "loop0", "null"),
             iothreads: Tuple[int, ...] = (0, 1, 2),
             depths: Tuple[int, ...] = (1, 8, 64),
             sizes: Tuple[int, ...] = (4096,),
-            samples: int = 0, seed: int = 1) -> Dict[str, Any]:
-    """A whole results.json, with @samples jobs for each cell and QEMU."""
+            samples: int = 0, seed: int = 1,
+            counting: Tuple[str, ...] = ("patched",)) -> Dict[str, Any]:
+    """A whole results.json, with @samples jobs for each cell and QEMU.
+
+    @counting: the QEMUs that have statistics."""
     rng = random.Random(seed)
     cells: List[Dict[str, Any]] = []
     jobs = []
@@ -136,7 +177,7 @@ def made_up(devices: Tuple[str, ...] = ("file", "loop0", "null"),
                             "name": "%s/%s/iot%d/q%d/randread/%d/qd%d" % (
                                 device, aio, n, max(n, 1), bs, depth)})
     for cell in cells:
-        cell["results"] = [result(cell, label, i)
+        cell["results"] = [result(cell, label, i, label in counting)
                            for i, label in enumerate(qemus)]
         cell["compare"] = []
         for i in range(1, len(qemus)):
@@ -326,7 +367,10 @@ class ReportTest(unittest.TestCase):
     def test_two_qemus(self) -> None:
         page = self.page(made_up())
         for name in ("depth", "iothreads", "cpu", "latency", "batches"):
-            self.assertNotIn("Not drawn", page.section(name))
+            self.assertNotIn("ot drawn", page.section(name))
+        self.assertEqual(page.section("where").count("Not drawn"), 1)
+        self.assertIn("Not drawn for null: no request of it went to the "
+                      "kernel", page.section("where"))
         self.assertIn("Not drawn: the run has one block size only",
                       page.section("heat"))
         top = "".join(page.text)
@@ -431,6 +475,7 @@ class ReportTest(unittest.TestCase):
                 res["syscalls_per_io"] = None
                 res["lat_hist"] = []
                 del res["threads"]
+                res.pop("aio_stats", None)
         page = self.page(doc)
         self.assertNotIn("host alone", "".join(page.text).lower())
         self.assertIn("Not drawn for loop0, null",
@@ -477,6 +522,107 @@ class ReportTest(unittest.TestCase):
             with open(os.path.join(self.dir, name), "rb") as file:
                 pages.append(file.read())
         self.assertEqual(pages[0], pages[1])
+
+    # --- QEMU's own statistics ----------------------------------------------
+
+    @staticmethod
+    def bars(page: Page, title: str) -> List[Dict[str, float]]:
+        """The lengths of the stacked parts of each bar, by their colour, of
+        the plot whose title has all the words of @title."""
+        svg = next(s for s in re.findall(r'<svg[^>]*class="plot".*?</svg>',
+                                         page.raw, re.S)
+                   if all(w in s.split(">")[0] for w in title.split("|")))
+        found: Dict[float, Dict[str, float]] = {}
+        for left, top, right, role in re.findall(
+                r'<path d="M ([\d.]+) ([\d.]+)\s+L ([\d.]+) [^"]*" '
+                r'(?:[\w-]+="[^"]*" )*style="fill: var\(--((?:path|loop)-\w+)',
+                svg):
+            found.setdefault(float(top), {})[role] = \
+                abs(float(right) - float(left))
+        return [found[top] for top in sorted(found)]
+
+    def test_where_the_time_goes(self) -> None:
+        page = self.page(made_up(devices=("loop0",), iothreads=(2,),
+                                 aios=("native", "io_uring"), depths=(1, 64)))
+        text = page.section("where")
+        for said in ("in QEMU, until the kernel has it", "in the kernel",
+                     "polling for nothing", "43 % busy"):
+            self.assertIn(said, text)
+        self.assertNotIn("drawn as 0", text)
+        for depth in (1, 64):
+            stacks = self.bars(page, "QD%d:|Mean latency" % depth)
+            self.assertEqual(len(stacks), 2)        # one for each aio mode
+            for stack in stacks:
+                whole = sum(stack.values())
+                for role, part in (("path-queue", 0.1), ("path-kernel", 0.6),
+                                   ("path-used", 0.05), ("path-rest", 0.25)):
+                    self.assertAlmostEqual(stack[role] / whole, part, 3)
+            stacks = self.bars(page, "QD%d:|Time of each IOThread" % depth)
+            self.assertEqual(len(stacks), 4)        # two IOThreads in each
+            for stack in stacks:
+                whole = sum(stack.values())
+                for role, key in (("loop-busy", "busy-time"),
+                                  ("loop-hit", "poll-hit-time"),
+                                  ("loop-idle", "poll-idle-time"),
+                                  ("loop-wait", "wait-time")):
+                    self.assertAlmostEqual(stack[role] / whole, LOOP[key], 3)
+
+    def test_parts_beyond_the_latency(self) -> None:
+        doc = made_up(devices=("loop0",), iothreads=(1,), depths=(8,),
+                      aios=("native",))
+        stats = doc["cells"][0]["results"][1]["aio_stats"]
+        mean = doc["cells"][0]["results"][1]["lat_mean_ns"]["median"]
+        stats["service_time_mean_ns"] = around(mean * 1.5)
+        # a window that is shorter than what was counted at its ends
+        stats["iothreads"][0]["window_s"] = 3.2
+        page = self.page(doc)
+        self.assertIn("In 1 bar the parts come to more",
+                      page.section("where"))
+        stack, = self.bars(page, "Mean latency")
+        self.assertNotIn("path-rest", stack)
+        self.assertAlmostEqual(stack["path-kernel"] / sum(stack.values()),
+                               1.5 / 1.65, 3)
+        self.assertIn("43 % busy", page.section("where"))
+        stats["iothreads"][0]["window_s"] = 8.0
+        page = self.page(doc)
+        self.assertIn("not accounted for", page.section("where"))
+        self.assertIn("21.5 % busy", page.section("where"))
+
+    def test_batches(self) -> None:
+        page = self.page(made_up(devices=("loop0",), iothreads=(1,),
+                                 aios=("io_uring",), depths=(1, 64)))
+        text = page.section("batches")
+        for said in ("Requests per submission", "Completions per reap",
+                     "Requests per virtqueue batch", "by QEMU's count",
+                     "Polls that found something", "Time in idle polls"):
+            self.assertIn(said, text)
+        row = re.search(r"randread 4k 64 io_uring 1 patched (.*)", " ".join(
+            re.sub(r"<[^>]*>", " ", page.raw[page.raw.index(
+                "as QEMU counted them"):]).split()).replace("\u00a0", " "))
+        # requests per submission, completions per reap, per batch
+        self.assertTrue(row and row.group(1).startswith(
+            "16.0 15.7 to 16.3 24.0 23.5 to 24.5 8.00"), row)
+
+    def test_no_statistics(self) -> None:
+        page = self.page(made_up(devices=("loop0",), counting=()))
+        self.assertIn("Not drawn: no QEMU of this run has statistics",
+                      page.section("where"))
+        self.assertIn("polling are not drawn: no QEMU of this run",
+                      page.section("batches"))
+        self.assertIn("Kicks per I/O", page.section("batches"))
+        self.assertEqual(self.plots_in(page, "where"), 0)
+        # a bar for each QEMU that has them
+        page = self.page(made_up(devices=("loop0",), iothreads=(1,),
+                                 aios=("native",), depths=(8,),
+                                 counting=("stock", "patched")))
+        self.assertEqual(len(self.bars(page, "Mean latency")), 2)
+        self.assertIn("native, stock", page.section("where"))
+
+    @staticmethod
+    def plots_in(page: Page, name: str) -> int:
+        start = page.raw.index('<section id="run0-%s"' % name)
+        return page.raw[start:page.raw.index("</section>", start)].count(
+            "<svg")
 
     def test_host_floor(self) -> None:
         page = self.page(made_up(devices=("loop0",)))
@@ -655,6 +801,15 @@ class ReportTest(unittest.TestCase):
                 (put(0, "cells", 1, "id"), ("cells[1].id", "twice")),
                 (put("stock", "qemus", 1, "label"),
                  ("qemus[1].label", "twice")),
+                (put("x", "cells", 0, "results", 1, "aio_stats",
+                     "poll_hit_share"),
+                 ("results[1].aio_stats.poll_hit_share", "an object")),
+                (put(0, "cells", 0, "results", 1, "aio_stats", "iothreads", 0,
+                     "window_s"),
+                 ("aio_stats.iothreads[0].window_s", "more than 0")),
+                (put([1], "cells", 0, "results", 1, "aio_stats", "iothreads",
+                     0, "stats", "busy-time"),
+                 ("iothreads[0].stats.busy-time", "[1]", "a number")),
                 (put("tape", "devices", 0, "kind"),
                  ("devices[0].kind", '"tape"', "loop, file, block, null")),
                 (put(99, "jobs", 0, "cell"), ("jobs[0].cell", "99")),

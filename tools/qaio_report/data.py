@@ -7,7 +7,7 @@ everything that may be absent or null there is given its default here.
 """
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 FORMAT = 1
 
@@ -23,6 +23,7 @@ METRICS = {
     "cpu": ("cpu_us_per_io", "CPU per I/O", False),
 }
 
+Cell = Dict[str, Any]
 NUMBER = (int, float)
 NAMES = {int: "an integer", float: "a number", str: "a string",
          bool: "true or false", list: "a list", dict: "an object"}
@@ -89,6 +90,22 @@ def ratio(comparison: Dict[str, Any], key: str) -> Optional[Estimate]:
 
 def result_of(cell: Dict[str, Any], label: str) -> Optional[Dict[str, Any]]:
     return next((r for r in cell["results"] if r["qemu"] == label), None)
+
+
+def stats_of(cell: Cell, label: str) -> Optional[Dict[str, Any]]:
+    """What the statistics of one QEMU counted in one cell; None: it has
+    none."""
+    result = result_of(cell, label)
+    return result["aio_stats"] if result else None
+
+
+def group(cells: Iterable[Cell], dims: Iterable[str]
+          ) -> Dict[Tuple, List[Cell]]:
+    """The cells that agree in @dims, in the order of the first of each."""
+    groups: Dict[Tuple, List[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell[d] for d in dims), []).append(cell)
+    return groups
 
 
 class Checker:
@@ -160,6 +177,34 @@ RESULT_METRICS = ("iops", "bw_bytes", "lat_mean_ns", "lat_p50_ns",
                   "notifications_per_io")
 
 
+# Of "aio_stats"; there may be more, which the report does not show
+AIO_METRICS = ("requests_per_submission", "completions_per_reap",
+               "syscalls_per_io", "poll_hit_share", "busy_share",
+               "poll_share", "poll_idle_share", "wait_share",
+               "queue_time_mean_ns", "queue_time_p50_ns", "queue_time_p99_ns",
+               "service_time_mean_ns", "service_time_p50_ns",
+               "service_time_p99_ns", "used_time_mean_ns",
+               "used_time_p50_ns", "used_time_p99_ns", "requests_per_batch",
+               "kicks_per_io", "notifications_per_io", "suppressed_share")
+
+
+def check_stats(check: Checker, where: str, stats: Dict[str, Any]) -> None:
+    for key in AIO_METRICS:
+        check.estimate(where, stats, key, "median")
+    for place, thread in check.objects(where, stats, "iothreads", default=[]):
+        check.get(place, thread, "id", str)
+        if check.get(place, thread, "window_s", NUMBER) <= 0:
+            raise check.bad(place + ".window_s", "%g is not accepted: "
+                            "expected more than 0" % thread["window_s"])
+        counts = check.get(place, thread, "stats", dict, default={})
+        for key in ("busy-time", "poll-hit-time", "poll-idle-time",
+                    "wait-time"):
+            if check.get(place + ".stats", counts, key, NUMBER,
+                         default=0) < 0:
+                raise check.bad("%s.stats.%s" % (place, key), "%s is not "
+                                "accepted: expected 0 or more" % counts[key])
+
+
 def check_cell(check: Checker, where: str, cell: Dict[str, Any],
                devices: List[str], labels: List[str]) -> None:
     check.get(where, cell, "id", int)
@@ -181,6 +226,9 @@ def check_cell(check: Checker, where: str, cell: Dict[str, Any],
         check.get(place, result, "errors", int, default=0)
         for key in RESULT_METRICS:
             check.estimate(place, result, key, "median")
+        stats = check.get(place, result, "aio_stats", dict, default=None)
+        if stats is not None:
+            check_stats(check, place + ".aio_stats", stats)
         for spot, thread in check.objects(place, result, "threads",
                                           default=[]):
             check.get(spot, thread, "name", str)

@@ -3,7 +3,7 @@
 import os
 import shlex
 from html import escape as esc
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from . import words
 from .data import Estimate, Run
@@ -44,6 +44,17 @@ def table(head: List[str], rows: List[List[str]], css: str = "",
               for row in rows]
     lines.append("</tbody></table></div>\n")
     return "\n".join(lines)
+
+
+def measured(value: Optional[Estimate], show: Callable[[float], str]) -> str:
+    if value is None:
+        return "&ndash;"
+    return "%s<small>%s</small>" % (esc(show(value.value)),
+                                    esc(words.interval(value, show)))
+
+
+def note(text: str) -> str:
+    return '<p class="note">%s</p>\n' % esc(text)
 
 
 def difference(value: Optional[Estimate], more: bool, css: str = "n") -> str:

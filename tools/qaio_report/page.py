@@ -9,11 +9,13 @@ import sys
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import words
-from .data import DIMS, METRICS, Estimate, Run, estimate, ratio, result_of
-from .markup import command, difference, document, esc, table
+from .aio import AioViews
+from .data import (DIMS, METRICS, Cell, Estimate, Run, estimate, group, ratio,
+                   result_of)
+from .markup import (command, difference, document, esc, measured, note,
+                     table)
 from .plots import (Bar, Plotter, Series, Style, host_style, qemu_style)
 
-Cell = Dict[str, Any]
 Figures = Dict[str, List[str]]     # by the quantity that they show
 
 # Plots beyond this many of one kind for one device are folded
@@ -22,17 +24,6 @@ KINDS = (("cpu-main", "main thread"), ("cpu-iothread", "IOThreads"),
          ("cpu-worker", "workers"), ("cpu-other", "other threads"))
 PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"),
                (0.9999, "p99.99"))
-
-
-def measured(value: Optional[Estimate], show: Callable[[float], str]) -> str:
-    if value is None:
-        return "&ndash;"
-    return "%s<small>%s</small>" % (esc(show(value.value)),
-                                    esc(words.interval(value, show)))
-
-
-def note(text: str) -> str:
-    return '<p class="note">%s</p>\n' % esc(text)
 
 
 def fold(items: List[str], shown: int, name: str) -> str:
@@ -45,14 +36,6 @@ def fold(items: List[str], shown: int, name: str) -> str:
     return text
 
 
-def group(cells: Iterable[Cell], dims: Iterable[str]
-          ) -> Dict[Tuple, List[Cell]]:
-    groups: Dict[Tuple, List[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(tuple(cell[d] for d in dims), []).append(cell)
-    return groups
-
-
 class Report:
     """One results.json drawn as one part of the page."""
 
@@ -63,6 +46,7 @@ class Report:
         self.plotter = plotter
         self.vary = run.varying()
         self.keys: Dict[str, str] = {}   # the legend of the view at hand
+        self.aio = AioViews(self)
 
     # --- helpers ------------------------------------------------------------
 
@@ -105,15 +89,16 @@ class Report:
         return " ".join(parts)
 
     def series(self, cells: List[Cell], x: Callable[[Cell], float],
-               metric: str) -> List[Series]:
-        """A line for each aio mode and QEMU."""
+               metric: str, get: Callable[..., Any] = result_of
+               ) -> List[Series]:
+        """A line for each aio mode and QEMU.  @get: the object that has the
+        metric, from a cell and the label of a QEMU."""
         found = []
         for aio_cells in group(cells, ("aio",)).values():
             aio_cells = sorted(aio_cells, key=x)
             for index, label in enumerate(self.run.labels):
                 points = [(x(c), e) for c in aio_cells
-                          for e in [estimate(result_of(c, label), metric)]
-                          if e]
+                          for e in [estimate(get(c, label), metric)] if e]
                 if not points:
                     continue
                 style = qemu_style(aio_cells[0]["aio"], index,
@@ -495,12 +480,13 @@ class Report:
             value = estimate(result, "cpu_us_per_io")
             if not value or not value.value:
                 continue
-            costs.append(Bar(shorten(label), self.stack(result, value.value),
-                             value.value, value.lo, value.hi))
+            costs.append(Bar(words.shorten(label),
+                             self.stack(result, value.value), value.value,
+                             value.lo, value.hi))
             role = "aio-" + cell["aio"]
             if role not in ("aio-threads", "aio-native", "aio-io_uring"):
                 role = "aio-none"
-            cores.append(Bar(shorten(label), [(role, 1e6 / value.value)],
+            cores.append(Bar(words.shorten(label), [(role, 1e6 / value.value)],
                              1e6 / value.value,
                              1e6 / value.hi if value.hi else None,
                              1e6 / value.lo if value.lo else None))
@@ -538,10 +524,10 @@ class Report:
         if refs:
             self.key_box("host", "fio, host alone")
             name = "host alone, fio"
-            cost.append((name, [Bar(shorten(r["engine"]), [
+            cost.append((name, [Bar(words.shorten(r["engine"]), [
                 ("host", r["cpu_us_per_io"])], r["cpu_us_per_io"], None, None)
                 for r in refs]))
-            core.append((name, [Bar(shorten(r["engine"]), [
+            core.append((name, [Bar(words.shorten(r["engine"]), [
                 ("host", 1e6 / r["cpu_us_per_io"])],
                 1e6 / r["cpu_us_per_io"], None, None) for r in refs]))
 
@@ -616,6 +602,13 @@ class Report:
 
     def batches(self) -> str:
         own = ("depth", "aio")
+        metrics = [(metric, what, words.digits, result_of)
+                   for metric, what in (
+                       ("kicks_per_io", "Kicks per I/O"),
+                       ("notifications_per_io", "Notifications per I/O"),
+                       ("syscalls_per_io", "System calls per I/O"),
+                       ("ctx_per_io", "Context switches per I/O"))]
+        metrics += self.aio.plotted()
 
         def draw(cells: List[Cell]) -> Tuple[Figures, str]:
             figures: Figures = {}
@@ -623,19 +616,16 @@ class Report:
                                       if d not in own]).values():
                 if len({c["depth"] for c in part}) < 2:
                     continue
-                for metric, what in (
-                        ("kicks_per_io", "Kicks per I/O"),
-                        ("notifications_per_io", "Notifications per I/O"),
-                        ("syscalls_per_io", "System calls per I/O"),
-                        ("ctx_per_io", "Context switches per I/O")):
-                    series = self.series(part, lambda c: c["depth"], metric)
+                for metric, what, show, get in metrics:
+                    series = self.series(part, lambda c: c["depth"], metric,
+                                         get)
                     if any(len(s.x) > 1 for s in series) and \
                             any(v > 0 for s in series for v in s.y):
                         figures.setdefault(what, []).append(self.depth_plot(
-                            part[0], own, what, series, words.digits, False))
+                            part[0], own, what, series, show, False))
             return figures, ("its cells have no such counts at more than one"
                              " queue depth.")
-        return self.by_device(draw)
+        return self.by_device(draw) + self.aio.batch_table()
 
     # --- (7) tables ---------------------------------------------------------
 
@@ -774,9 +764,10 @@ class Report:
              "interval, is the median over the samples, where ten requests "
              "of each lie above.",
              self.distribution),
-            ("batches", "Batches: kicks, notifications, system calls",
+            ("batches", "Batches, system calls, polling",
              "The inverse of kicks and notifications per I/O is the mean "
              "batch.", self.batches),
+            ("where", "Where the time goes", "", self.aio.where),
             ("tables", "All cells", "", self.tables),
             ("options", "All set options", "", self.options),
         ]
@@ -818,10 +809,6 @@ def spaced(ticks: List[float]) -> List[str]:
         names.append("" if close else "%g" % tick)
         last = last if close else tick
     return names
-
-
-def shorten(text: str, limit: int = 14) -> str:
-    return text if len(text) <= limit else text[:limit - 1] + "\u2026"
 
 
 def depth_of(share: float) -> float:

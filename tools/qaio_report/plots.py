@@ -31,7 +31,8 @@ matplotlib.rcParams.update({
 # What is drawn in this colour gets the CSS variable of that name
 ROLES = ["fg", "muted", "grid", "host", "aio-threads", "aio-native",
          "aio-io_uring", "aio-none", "cpu-main", "cpu-iothread",
-         "cpu-worker", "cpu-other"]
+         "cpu-worker", "cpu-other", "path-queue", "path-kernel", "path-used",
+         "path-rest", "loop-busy", "loop-hit", "loop-idle", "loop-wait"]
 COLOUR = {role: "#a1b2%02x" % i for i, role in enumerate(ROLES)}
 ROLE_OF = {colour: role for role, colour in COLOUR.items()}
 
@@ -80,6 +81,7 @@ class Bar(NamedTuple):
     total: float
     lo: Optional[float]
     hi: Optional[float]
+    text: str = ""      # beside it; else the total
 
 
 class Plotter:
@@ -242,7 +244,8 @@ class Plotter:
         figure, axes = self.figure(height, left, right=8, top=2, bottom=2)
         axes.spines["bottom"].set_visible(False)
         axes.set_ylim(height - 4, 0)
-        room = max(len(show(b.total)) for _, bars in groups for b in bars)
+        room = max(len(b.text or show(b.total)) for _, bars in groups
+                   for b in bars)
         plot_width = WIDTH - left - 8
         axes.set_xlim(0, most * plot_width /
                       max(plot_width - 10 - 7.0 * room, 60))
@@ -271,8 +274,9 @@ class Plotter:
                               color=COLOUR["fg"], linewidth=1.1, marker="|",
                               markersize=6)
                     end = max(end, bar.hi)
-                axes.text(end + 6 * unit, middle, show(bar.total),
-                          color=COLOUR["fg"], va="center", ha="left")
+                axes.text(end + 6 * unit, middle,
+                          bar.text or show(bar.total), color=COLOUR["fg"],
+                          va="center", ha="left")
                 ticks.append(middle)
                 names.append(bar.name)
                 y += row

@@ -68,8 +68,17 @@ def percent(value: float) -> str:
     return ("+" if change > 0 else MINUS) + text + NBSP + "%"
 
 
+def share(value: float) -> str:
+    """A part of a whole, in percent."""
+    return digits(value * 100) + NBSP + "%"
+
+
 FORMATS = {"iops": count, "lat_p50": duration, "lat_p99": duration,
            "cpu": microseconds}
+
+
+def shorten(text: str, limit: int = 14) -> str:
+    return text if len(text) <= limit else text[:limit - 1] + "\u2026"
 
 
 def tick(text: str) -> str:
