@@ -64,6 +64,9 @@ static char *iothread_json(const Options *o, const QemuBinary *qemu,
     json_builder_begin_object(b);
     put_string(b, "qom-type", "iothread");
     put_string(b, "id", id);
+    if (o->request_latency && qemu->has_request_latency) {
+        put_bool(b, "x-request-latency", true);
+    }
     set_extra(b, o, qemu, "iothread");
     json_builder_end_object(b);
     return builder_to_string(b);
@@ -169,6 +172,11 @@ char **instance_args(const Options *o, const QemuBinary *qemu,
     for (unsigned i = 0; i < c->iothreads; i++) {
         g_ptr_array_add(a, g_strdup("-object"));
         g_ptr_array_add(a, iothread_json(o, qemu, i));
+    }
+    if (!c->iothreads && o->request_latency && qemu->has_request_latency) {
+        g_ptr_array_add(a, g_strdup("-object"));
+        g_ptr_array_add(a, g_strdup("main-loop,id=main-loop,"
+                                    "x-request-latency=on"));
     }
     g_ptr_array_add(a, g_strdup("-blockdev"));
     g_ptr_array_add(a, blockdev_json(o, qemu, block));

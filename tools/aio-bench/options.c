@@ -132,6 +132,7 @@ static void qemu_binary_free(void *opaque)
     g_free(q->path);
     g_free(q->version);
     g_free(q->program);
+    aio_stats_schema_unref(q->stats);
     g_free(q);
 }
 
@@ -286,6 +287,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
     g_autofree char *scratch = NULL, *accel = NULL;
     gboolean version = false, list = false, null = false, verify = false;
     gboolean allow = false, host = false, tap = false, quiet = false;
+    gboolean latency = false;
     char *model = NULL, *aio = NULL, *iothreads = NULL, *queues = NULL;
     char *depth = NULL, *bs = NULL, *rw = NULL, *driver = NULL, *rate = NULL;
     char *think = NULL, *vms = NULL;
@@ -359,6 +361,9 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
           "devices that hold data may be overwritten", NULL },
         { "host", 0, 0, G_OPTION_ARG_NONE, &host,
           "measure the devices without QEMU too, with fio", NULL },
+        { "request-latency", 0, 0, G_OPTION_ARG_NONE, &latency,
+          "let QEMUs that can keep a histogram of the time of each request, "
+          "which costs a little", NULL },
         { "accel", 0, 0, G_OPTION_ARG_STRING, &accel,
           "how the idle guest CPU is run: qtest, tcg, or auto: qtest if all "
           "QEMUs have it (default auto)", "NAME" },
@@ -414,6 +419,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
     o->verify = verify;
     o->allow_write = allow;
     o->host = host;
+    o->request_latency = latency;
     o->tap = tap;
     o->quiet = quiet;
     o->dims = (Matrix) {

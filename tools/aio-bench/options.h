@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <glib.h>
 
+#include "aio-stats.h"
 #include "load.h"
 
 typedef enum AioMode {
@@ -66,6 +67,8 @@ typedef struct QemuBinary {
     char *version;              /* first line of --version */
     int major;
     char *program;              /* what runs, if path is a script; or NULL */
+    AioStatsSchema *stats;      /* of its I/O path; NULL: it has none */
+    bool has_request_latency;
 } QemuBinary;
 
 typedef struct Options {
@@ -89,6 +92,7 @@ typedef struct Options {
     bool verify;
     bool allow_write;
     bool host;
+    bool request_latency;
     double confidence;
     char *json;
     bool tap;

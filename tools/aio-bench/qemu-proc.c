@@ -167,13 +167,26 @@ static void random_pad(char *pad, size_t size)
     pad[n] = '\0';
 }
 
+/* Takes the descriptor. */
+static bool start_qmp(QemuProc *p, int *fd, GError **errp)
+{
+    g_autoptr(GError) err = NULL;
+
+    p->qmp = qmp_client_new(*fd, p->timeout_ms, &err);
+    *fd = -1;
+    if (!p->qmp) {
+        qemu_proc_set_error(p, errp, "no QMP: %s", err->message);
+    }
+    return p->qmp;
+}
+
 QemuProc *qemu_proc_start(const char *path, const char *label,
                           QemuAccel accel, const char *const *args,
                           uint64_t ram_bytes, int timeout_ms, GError **errp)
 {
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(QemuProc) p = g_new0(QemuProc, 1);
-    int sock[2] = { -1, -1 };
+    int sock[2] = { -1, -1 }, qmp[2] = { -1, -1 };
     int ram_fd = -1, bios_fd = -1;
     char pad[LAYOUT_PAD_BYTES];
     bool ok = false;
@@ -216,10 +229,11 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     p->ram = mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                   ram_fd, 0);
     if (p->ram == MAP_FAILED ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0 ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) < 0) {
         g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_UNSUPPORTED,
-                    "cannot set up guest memory and the qtest socket: %s",
-                    g_strerror(errno));
+                    "cannot set up guest memory, the qtest and the QMP "
+                    "socket: %s", g_strerror(errno));
         goto out;
     }
 
@@ -253,6 +267,10 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     g_ptr_array_add(argv, g_strdup("chardev:qtest"));
     g_ptr_array_add(argv, g_strdup("-qtest-log"));
     g_ptr_array_add(argv, g_strdup("none"));
+    g_ptr_array_add(argv, g_strdup("-chardev"));
+    g_ptr_array_add(argv, g_strdup_printf("socket,id=qmp,fd=%d", qmp[1]));
+    g_ptr_array_add(argv, g_strdup("-mon"));
+    g_ptr_array_add(argv, g_strdup("chardev=qmp,mode=control"));
     for (; *args; args++) {
         g_ptr_array_add(argv, g_strdup(*args));
     }
@@ -260,7 +278,7 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
 
     p->pid = fork();
     if (p->pid == 0) {
-        const int keep[] = { ram_fd, bios_fd, sock[1] };
+        const int keep[] = { ram_fd, bios_fd, sock[1], qmp[1] };
 
         exec_child(path, (char **)argv->pdata, p->stderr_fd, keep,
                    G_N_ELEMENTS(keep));
@@ -281,12 +299,16 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     p->qtest_fd = sock[0];
     sock[0] = -1;
     close_fd(&sock[1]);
-    ok = qemu_proc_qtest(p, NULL, errp, "endianness");
+    close_fd(&qmp[1]);
+    ok = qemu_proc_qtest(p, NULL, errp, "endianness") &&
+         start_qmp(p, &qmp[0], errp);
 out:
     close_fd(&ram_fd);
     close_fd(&bios_fd);
     close_fd(&sock[0]);
     close_fd(&sock[1]);
+    close_fd(&qmp[0]);
+    close_fd(&qmp[1]);
     return ok ? g_steal_pointer(&p) : NULL;
 }
 
@@ -302,8 +324,22 @@ void qemu_proc_drop_cache(const char *path)
     }
 }
 
+static bool probe_stats(QemuProc *p, AioStatsSchema **stats, GError **errp)
+{
+    g_autoptr(GError) err = NULL;
+
+    *stats = aio_stats_schema_fetch(p->qmp, p->timeout_ms, &err);
+    if (!*stats && !g_error_matches(err, AIO_STATS_ERROR,
+                                    AIO_STATS_ERROR_NO_PROVIDER)) {
+        qemu_proc_set_error(p, errp, "%s", err->message);
+        return false;
+    }
+    return true;
+}
+
 bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
-                     QemuAccel *accel, char **program, GError **errp)
+                     QemuAccel *accel, char **program, AioStatsSchema **stats,
+                     GError **errp)
 {
     static const char *const no_args[] = { NULL };
 
@@ -316,6 +352,9 @@ bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
         if (p) {
             g_autofree char *exe = g_strdup_printf("/proc/%d/exe", p->pid);
 
+            if (!probe_stats(p, stats, errp)) {
+                return false;
+            }
             *accel = a;
             *program = g_file_read_link(exe, NULL);
             return true;
@@ -347,6 +386,7 @@ void qemu_proc_stop(QemuProc *p)
         return;
     }
     close_fd(&p->qtest_fd);
+    g_clear_pointer(&p->qmp, qmp_client_free);
     if (p->pid > 0 && qemu_proc_alive(p)) {
         kill(p->pid, SIGTERM);
         if (!wait_for_end(p)) {
@@ -523,6 +563,20 @@ bool qemu_proc_inl(QemuProc *p, uint16_t port, uint32_t *value, GError **errp)
     }
     *value = v;
     return true;
+}
+
+AioStatsSnapshot *qemu_proc_stats(QemuProc *p, AioStatsSchema *schema,
+                                  GError **errp)
+{
+    g_autoptr(GError) err = NULL;
+    AioStatsSnapshot *s = aio_stats_fetch(p->qmp, schema, p->timeout_ms,
+                                          &err);
+
+    if (!s) {
+        qemu_proc_set_error(p, errp, "reading its statistics: %s",
+                            err->message);
+    }
+    return s;
 }
 
 static int cmp_int(const void *a, const void *b)

@@ -18,11 +18,14 @@
 #include <sys/types.h>
 #include <glib.h>
 
+#include "aio-stats.h"
+
 typedef struct QemuProc {
     char *label;            /* for messages: "stock", "patched" */
     pid_t pid;
     int pidfd;
     int qtest_fd;
+    QmpClient *qmp;
     int stderr_fd;          /* an anonymous file */
     int timeout_ms;
     int major;              /* of QEMU's version, set by who knows it */
@@ -59,22 +62,25 @@ typedef enum QemuAccel {
 extern const char *const qemu_accel_names[ACCEL__MAX + 1];
 
 /*
- * Start @path with @args (the machine, qtest, RAM and firmware options are
- * added here) and wait until its qtest server answers. @ram_bytes of guest
- * RAM are shared with it. NULL and @errp on failure, with QEMU's stderr in
- * the message. Free with qemu_proc_stop().
+ * Start @path with @args (the machine, qtest, QMP, RAM and firmware options
+ * are added here) and wait until its qtest and QMP servers answer. @ram_bytes
+ * of guest RAM are shared with it. NULL and @errp on failure, with QEMU's
+ * stderr in the message. Free with qemu_proc_stop().
  */
 QemuProc *qemu_proc_start(const char *path, const char *label,
                           QemuAccel accel, const char *const *args,
                           uint64_t ram_bytes, int timeout_ms, GError **errp);
 
 /*
- * Whether @path has the qtest accelerator, in *@accel, and the program that
- * runs in the end, in *@program (NULL if that is not to be seen; to be freed
- * with g_free()). False and @errp if it does not run at all.
+ * Whether @path has the qtest accelerator, in *@accel; the program that runs
+ * in the end, in *@program (NULL if that is not to be seen; to be freed with
+ * g_free()); and what it counts of its I/O path, in *@stats (NULL: it has no
+ * such statistics; to be freed with aio_stats_schema_unref()). False and
+ * @errp if it does not run at all.
  */
 bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
-                     QemuAccel *accel, char **program, GError **errp);
+                     QemuAccel *accel, char **program, AioStatsSchema **stats,
+                     GError **errp);
 
 /*
  * Forget what the kernel has cached of the program at @path (NULL: nothing),
@@ -123,6 +129,13 @@ bool qemu_proc_read(QemuProc *p, unsigned size, uint64_t addr,
                     uint64_t *value, GError **errp);
 bool qemu_proc_outl(QemuProc *p, uint16_t port, uint32_t value, GError **errp);
 bool qemu_proc_inl(QemuProc *p, uint16_t port, uint32_t *value, GError **errp);
+
+/*
+ * What it has counted until now. NULL and @errp on failure. Free with
+ * aio_stats_snapshot_free().
+ */
+AioStatsSnapshot *qemu_proc_stats(QemuProc *p, AioStatsSchema *schema,
+                                  GError **errp);
 
 /* File descriptor numbers of the process's eventfds, ascending. */
 GArray *qemu_proc_eventfds(QemuProc *p, GError **errp);

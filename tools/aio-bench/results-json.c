@@ -166,6 +166,7 @@ static void put_options(JsonBuilder *b, const Run *run)
     put_string(b, "arrival", load_arrival_names[o->arrival]);
     put_int(b, "span_bytes", o->span);
     put_bool(b, "verify", o->verify);
+    put_bool(b, "request_latency", o->request_latency);
     put_string(b, "accel", qemu_accel_names[run->accel]);
     put_string(b, "preset", o->preset ? o->preset->name : NULL);
     begin_array(b, "set");
@@ -191,13 +192,13 @@ static void put_options(JsonBuilder *b, const Run *run)
     json_builder_end_object(b);
 }
 
-static void put_metric(JsonBuilder *b, const CellResult *r, Metric m)
+/* The median of @n values with its interval, or null. */
+static void put_median(JsonBuilder *b, const char *name, const double *v,
+                       size_t n)
 {
-    size_t n;
-    g_autofree double *v = result_metric(r, m, &n);
     Interval i;
 
-    json_builder_set_member_name(b, metric_names[m]);
+    json_builder_set_member_name(b, name);
     if (!n) {
         json_builder_add_null_value(b);
         return;
@@ -207,6 +208,39 @@ static void put_metric(JsonBuilder *b, const CellResult *r, Metric m)
     put_double(b, "median", i.mid);
     put_double(b, "lo", i.lo);
     put_double(b, "hi", i.hi);
+    json_builder_end_object(b);
+}
+
+static void put_metric(JsonBuilder *b, const CellResult *r, Metric m)
+{
+    size_t n;
+    g_autofree double *v = result_metric(r, m, &n);
+
+    put_median(b, metric_names[m], v, n);
+}
+
+/* What QEMU's own statistics counted, if it has any. */
+static void put_aio_stats(JsonBuilder *b, const Cell *c, const CellResult *r)
+{
+    g_autofree double *v = g_new(double, r->samples->len + 1);
+
+    if (!r->aio) {
+        return;
+    }
+    begin_object(b, "aio_stats");
+    for (AioMetric m = 0; m < AIO_M__MAX; m++) {
+        size_t n = 0;
+
+        for (unsigned i = 0; i < r->samples->len; i++) {
+            const Sample *s = g_ptr_array_index(r->samples, i);
+
+            if (isfinite(s->aio[m])) {
+                v[n++] = s->aio[m];
+            }
+        }
+        put_median(b, aio_metric_names[m], v, n);
+    }
+    aio_totals_put(r->aio, c->iothreads, b);
     json_builder_end_object(b);
 }
 
@@ -297,6 +331,7 @@ static void put_result(JsonBuilder *b, const Run *run, const Cell *c,
     }
     json_builder_end_array(b);
     put_thread_means(b, r);
+    put_aio_stats(b, c, r);
     put_hist(b, &r->lat);
     json_builder_end_object(b);
 }

@@ -62,6 +62,7 @@ typedef struct VmSample {
     LoadRun *load;
     LoadStats *stats;
     ProcUsage before, after;
+    AioStatsSnapshot *stats_before, *stats_after;   /* NULL: QEMU has none */
 } VmSample;
 
 CellResult *run_result(const Run *run, unsigned cell, unsigned qemu)
@@ -91,18 +92,32 @@ static void read_version(QemuBinary *q)
     }
 }
 
-/* The same for all QEMUs: qtest, unless one lacks it. */
-static bool choose_accel(const Options *o, QemuAccel *accel, GError **errp)
+/* Is per-request latency something that its statistics know of? */
+static bool has_request_latency(const AioStatsSchema *stats)
 {
+    return stats && g_hash_table_contains(stats->stats[AIO_STATS_IOTHREAD],
+                                          "request-latency");
+}
+
+/*
+ * Find out what the QEMUs can do. *@accel is the same for all of them: qtest,
+ * unless one lacks it.
+ */
+static bool probe_qemus(const Options *o, QemuAccel *accel, GError **errp)
+{
+    bool any_latency = false;
+
     *accel = ACCEL_QTEST;
     for (unsigned i = 0; i < o->qemus->len; i++) {
         QemuBinary *q = g_ptr_array_index(o->qemus, i);
         QemuAccel has;
 
         if (!qemu_proc_probe(q->path, q->label, o->timeout_s * 1000, &has,
-                             &q->program, errp)) {
+                             &q->program, &q->stats, errp)) {
             return false;
         }
+        q->has_request_latency = has_request_latency(q->stats);
+        any_latency |= q->has_request_latency;
         read_version(q);
         if (has == ACCEL_TCG && o->accel < 0 && !o->quiet) {
             fprintf(stderr, "aio-bench: %s has no qtest accelerator: all run "
@@ -113,6 +128,12 @@ static bool choose_accel(const Options *o, QemuAccel *accel, GError **errp)
     if (o->accel >= 0) {
         *accel = o->accel;
     }
+    if (o->request_latency && !any_latency) {
+        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_UNSUPPORTED,
+                    "--request-latency: no QEMU given can measure it; one "
+                    "whose query-stats has the provider 'aio' can");
+        return false;
+    }
     return true;
 }
 
@@ -122,7 +143,7 @@ Run *run_new(const Options *o, const Plan *plan, GError **errp)
     QemuAccel accel;
     Run *run;
 
-    if (!choose_accel(o, &accel, errp)) {
+    if (!probe_qemus(o, &accel, errp)) {
         return NULL;
     }
     run = g_new0(Run, 1);
@@ -152,6 +173,7 @@ void run_free(Run *run)
     n = run->plan->cells->len * run->opt->qemus->len;
     for (unsigned i = 0; i < n; i++) {
         g_ptr_array_unref(run->results[i].samples);
+        aio_totals_free(run->results[i].aio);
         g_free(run->results[i].error);
     }
     g_hash_table_unref(run->comparisons);
@@ -423,6 +445,47 @@ static bool usage_of_all(Group *g, VmSample *vms, bool after, GError **errp)
 }
 
 /*
+ * What QEMU has counted, where it counts. Outside of the window that the
+ * driver measures: the answer takes the main loop a moment.
+ */
+static bool stats_of_all(const Run *run, Group *g, VmSample *vms, bool after,
+                         GError **errp)
+{
+    const QemuBinary *q = g_ptr_array_index(run->opt->qemus, g->qemu);
+
+    for (unsigned i = 0; q->stats && i < g->instances->len; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        AioStatsSnapshot *s = qemu_proc_stats(inst->proc, q->stats, errp);
+
+        if (!s) {
+            return false;
+        }
+        *(after ? &vms[i].stats_after : &vms[i].stats_before) = s;
+    }
+    return true;
+}
+
+/* Keep it in @s, and add it to what @r has of other samples. */
+static void add_stats(Sample *s, CellResult *r, const Cell *c, VmSample *vms)
+{
+    g_autoptr(AioTotals) sample = aio_totals_new();
+
+    for (unsigned i = 0; i < c->vms; i++) {
+        g_autoptr(AioStatsSnapshot) diff = NULL;
+
+        if (vms[i].stats_after) {
+            diff = aio_stats_diff(vms[i].stats_before, vms[i].stats_after);
+            if (!r->aio) {
+                r->aio = aio_totals_new();
+            }
+            aio_totals_add(sample, diff);
+            aio_totals_add(r->aio, diff);
+        }
+    }
+    aio_totals_metrics(sample, c->iothreads, s->aio);
+}
+
+/*
  * System calls per completed request, counted for a moment while the load
  * goes on, after the window: counting slows them down. NAN if they cannot be
  * counted. False like watch().
@@ -488,6 +551,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
         vms[i].load = load_start(inst->dev, &spec, o->driver_threads);
     }
     ok = watch(run, g, vms, o->warmup_s, false, doing, errp) &&
+         stats_of_all(run, g, vms, false, errp) &&
          usage_of_all(g, vms, false, errp);
     for (unsigned i = 0; i < n; i++) {
         load_measure(vms[i].load);
@@ -497,7 +561,9 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
     for (unsigned i = 0; i < n; i++) {
         load_end_window(vms[i].load);
     }
-    ok = ok && count_syscalls(run, g, vms, doing, &syscalls_per_io, errp);
+    ok = ok && stats_of_all(run, g, vms, true, errp) &&
+         count_syscalls(run, g, vms, doing, &syscalls_per_io,
+                        errp);
     for (unsigned i = 0; i < n; i++) {
         load_stop(vms[i].load);
     }
@@ -521,12 +587,15 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
     if (ok) {
         s = make_sample(c, g, vms, all);
         s->metric[M_SYSCALLS_PER_IO] = syscalls_per_io;
+        add_stats(s, run_result(run, c->id, g->qemu), c, vms);
     }
     for (unsigned i = 0; i < n; i++) {
         load_stats_clear(vms[i].stats);
         g_free(vms[i].stats);
         proc_usage_clear(&vms[i].before);
         proc_usage_clear(&vms[i].after);
+        aio_stats_snapshot_free(vms[i].stats_before);
+        aio_stats_snapshot_free(vms[i].stats_after);
     }
     return s;
 }

@@ -11,6 +11,7 @@
 
 #include "plan.h"
 #include "progress.h"
+#include "results-aio.h"
 
 /* What a measured window came to. Rates are per second, times nanoseconds. */
 typedef enum Metric {
@@ -59,12 +60,14 @@ typedef struct Sample {
     double usr_cpu, sys_cpu;    /* per cent of the window */
     uint64_t ctx;
     GArray *threads;            /* ThreadUsage in the window, summed by name */
+    double aio[AIO_M__MAX];     /* all NAN where QEMU has no statistics */
 } Sample;
 
 /* All samples of one QEMU in one cell. */
 typedef struct CellResult {
     GPtrArray *samples;         /* Sample, in order of repetition */
     Hist lat;                   /* reads and writes of all samples */
+    AioTotals *aio;             /* of all samples; NULL: no statistics */
     uint64_t verified;          /* requests whose data was checked */
     char *error;                /* the first failure; NULL: none */
     bool unsupported;           /* ... because something is not there */
