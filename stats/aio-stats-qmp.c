@@ -1,0 +1,571 @@
+/*
+ * query-stats provider "aio": event loops, I/O backends and virtqueues
+ *
+ * What the numbers mean is said where they are counted, in
+ * include/qemu/aio-stats.h, and for users in docs/statistics.md.
+ *
+ * All of this runs in the main thread, under the BQL where there is one: that
+ * is what makes it the only reader, and what keeps IOThreads and virtqueues
+ * from going away in the meantime.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <dirent.h>
+#include "block/aio.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-stats.h"
+#include "qemu/aio-stats.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qom/object.h"
+#include "system/iothread.h"
+#include "system/stats.h"
+
+#define MAIN_LOOP_ID "main-loop"
+#define MAX_POLL_LIMITS 256
+
+static const char *const engine_names[AIO_STATS_ENGINE__MAX] = {
+    [AIO_STATS_IO_URING] = "io-uring",
+    [AIO_STATS_NATIVE] = "native",
+    [AIO_STATS_THREADS] = "threads",
+};
+
+/*
+ * The same walk over the statistics makes their values and their schema, so
+ * that these cannot differ.
+ */
+typedef struct Walk {
+    strList *names;                     /* values: only these; NULL: all */
+    StatsList *stats, **stats_tail;
+    StatsSchemaValueList *schema, **schema_tail;
+    bool want_schema;
+    const char *engine;                 /* prefix of the names, or NULL */
+} Walk;
+
+static void walk_init(Walk *w, strList *names, bool want_schema)
+{
+    *w = (Walk) { .names = names, .want_schema = want_schema };
+    w->stats_tail = &w->stats;
+    w->schema_tail = &w->schema;
+}
+
+typedef struct Unit {
+    int unit;                           /* StatsUnit, or -1: a number */
+    int exponent;                       /* of base 10 */
+} Unit;
+
+static const Unit count = { -1, 0 };
+static const Unit boolean = { STATS_UNIT_BOOLEAN, 0 };
+static const Unit bytes = { STATS_UNIT_BYTES, 0 };
+static const Unit nanoseconds = { STATS_UNIT_SECONDS, -9 };
+static const Unit microseconds = { STATS_UNIT_SECONDS, -6 };
+
+/* Takes ownership of @value's list. */
+static void walk_add(Walk *w, const char *name, StatsType type, Unit unit,
+                     StatsValue *value)
+{
+    g_autofree char *full = w->engine ?
+        g_strdup_printf("%s-%s", w->engine, name) : g_strdup(name);
+
+    if (w->want_schema) {
+        StatsSchemaValue *s = g_new0(StatsSchemaValue, 1);
+
+        s->name = g_steal_pointer(&full);
+        s->type = type;
+        s->has_unit = unit.unit >= 0;
+        s->unit = s->has_unit ? unit.unit : 0;
+        s->has_base = unit.exponent != 0;
+        s->base = s->has_base ? 10 : 0;
+        s->exponent = unit.exponent;
+        s->has_sub_buckets = type == STATS_TYPE_LOG_LINEAR_HISTOGRAM;
+        s->sub_buckets = s->has_sub_buckets ? AIO_STATS_SUB_BUCKETS : 0;
+        QAPI_LIST_APPEND(w->schema_tail, s);
+    } else if (apply_str_list_filter(full, w->names)) {
+        Stats *s = g_new0(Stats, 1);
+
+        s->name = g_steal_pointer(&full);
+        s->value = value;
+        QAPI_LIST_APPEND(w->stats_tail, s);
+        return;
+    }
+    qapi_free_StatsValue(value);
+}
+
+static void walk_scalar(Walk *w, const char *name, StatsType type, Unit unit,
+                        uint64_t n)
+{
+    StatsValue *value = g_new0(StatsValue, 1);
+
+    if (unit.unit == STATS_UNIT_BOOLEAN) {
+        value->type = QTYPE_QBOOL;
+        value->u.boolean = n;
+    } else {
+        value->type = QTYPE_QNUM;
+        value->u.scalar = n;
+    }
+    walk_add(w, name, type, unit, value);
+}
+
+static void walk_count(Walk *w, const char *name, uint64_t n)
+{
+    walk_scalar(w, name, STATS_TYPE_CUMULATIVE, count, n);
+}
+
+static void walk_ns(Walk *w, const char *name, uint64_t ns)
+{
+    walk_scalar(w, name, STATS_TYPE_CUMULATIVE, nanoseconds, ns);
+}
+
+static void walk_list(Walk *w, const char *name, StatsType type, Unit unit,
+                      const uint64_t *v, size_t n)
+{
+    StatsValue *value = g_new0(StatsValue, 1);
+
+    value->type = QTYPE_QLIST;
+    while (n--) {
+        QAPI_LIST_PREPEND(value->u.list, v[n]);
+    }
+    walk_add(w, name, type, unit, value);
+}
+
+/* Without the zeros at the end. */
+static void walk_histogram(Walk *w, const char *name, StatsType type,
+                           Unit unit, const uint64_t *bucket, size_t n)
+{
+    while (n && !bucket[n - 1]) {
+        n--;
+    }
+    walk_list(w, name, type, unit, bucket, n);
+}
+
+static void walk_times(Walk *w, const char *name, const AioStatsTimes *t)
+{
+    g_autofree char *sum = g_strdup_printf("%s-sum", name);
+
+    walk_histogram(w, name, STATS_TYPE_LOG_LINEAR_HISTOGRAM, nanoseconds,
+                   t->bucket, AIO_STATS_TIME_BUCKETS);
+    walk_scalar(w, sum, STATS_TYPE_CUMULATIVE, microseconds,
+                aio_stats_sum_us(t));
+}
+
+static void walk_batches(Walk *w, const char *name, const uint64_t *bucket)
+{
+    walk_histogram(w, name, STATS_TYPE_LOG2_HISTOGRAM, count, bucket,
+                   AIO_STATS_BATCH_BUCKETS);
+}
+
+static void walk_backend(Walk *w, const AioStatsBackend *b)
+{
+    walk_count(w, "reads", b->ops[AIO_STATS_READ]);
+    walk_count(w, "writes", b->ops[AIO_STATS_WRITE]);
+    walk_count(w, "flushes", b->ops[AIO_STATS_FLUSH]);
+    walk_count(w, "others", b->ops[AIO_STATS_OTHER]);
+    walk_scalar(w, "read-bytes", STATS_TYPE_CUMULATIVE, bytes, b->read_bytes);
+    walk_scalar(w, "write-bytes", STATS_TYPE_CUMULATIVE, bytes,
+                b->write_bytes);
+    walk_count(w, "errors", b->errors);
+    walk_scalar(w, "in-flight", STATS_TYPE_INSTANT, count, b->in_flight);
+    walk_scalar(w, "in-flight-peak", STATS_TYPE_PEAK, count,
+                b->in_flight_peak);
+    walk_count(w, "submissions", b->submissions);
+    walk_batches(w, "submission-batch", b->submission_batch);
+    walk_count(w, "reaps", b->reaps);
+    walk_batches(w, "reap-batch", b->reap_batch);
+    walk_times(w, "queue-time", &b->queue_time);
+    walk_times(w, "service-time", &b->service_time);
+    walk_count(w, "short", b->short_transfers);
+    walk_count(w, "eagain", b->eagain);
+    walk_count(w, "resubmissions", b->resubmissions);
+    walk_count(w, "ring-full", b->ring_full);
+}
+
+/* What is not counted in AioStats. */
+typedef struct LoopExtra {
+    bool has_cpu_ns;
+    uint64_t cpu_ns;
+    bool request_latency;
+    uint64_t io_uring_workers;
+    uint64_t poll_limits[MAX_POLL_LIMITS];
+    unsigned num_poll_limits;
+} LoopExtra;
+
+static void walk_iothread(Walk *w, const AioStatsData *d, const LoopExtra *x)
+{
+    const AioStatsLoop *l = &d->loop;
+
+    if (x->has_cpu_ns || w->want_schema) {
+        walk_ns(w, "cpu-time", x->cpu_ns);
+    }
+    walk_ns(w, "busy-time", l->busy_ns);
+    walk_count(w, "iterations", l->iterations);
+    walk_count(w, "waits", l->waits);
+    walk_ns(w, "wait-time", l->wait_ns);
+    walk_count(w, "poll-rounds", l->poll_rounds);
+    walk_count(w, "poll-hits", l->poll_hits);
+    walk_count(w, "poll-idle-rounds", l->poll_rounds - l->poll_hits);
+    walk_ns(w, "poll-hit-time", l->poll_hit_ns);
+    walk_ns(w, "poll-idle-time", l->poll_idle_ns);
+    walk_scalar(w, "poll-limit", STATS_TYPE_INSTANT, nanoseconds,
+                l->poll_limit_ns);
+    walk_scalar(w, "polled-handlers", STATS_TYPE_INSTANT, count,
+                l->polled_handlers);
+    walk_list(w, "handler-poll-limits", STATS_TYPE_INSTANT, nanoseconds,
+              x->poll_limits, x->num_poll_limits);
+    walk_count(w, "notifications", l->notifications);
+    walk_count(w, "notifications-elided", l->notifications_elided);
+    walk_count(w, "bottom-halves", l->bottom_halves);
+    walk_times(w, "used-time", &d->used_time);
+    walk_scalar(w, "request-latency", STATS_TYPE_INSTANT, boolean,
+                x->request_latency);
+    walk_scalar(w, "tsc-clock", STATS_TYPE_INSTANT, boolean, aio_clock.tsc);
+    for (int e = 0; e < AIO_STATS_ENGINE__MAX; e++) {
+        w->engine = engine_names[e];
+        walk_backend(w, &d->backend[e]);
+        if (e == AIO_STATS_IO_URING) {
+            walk_count(w, "cq-overflows", d->io_uring_cq_overflows);
+            walk_count(w, "enters", d->io_uring_enters);
+            walk_scalar(w, "workers", STATS_TYPE_INSTANT, count,
+                        x->io_uring_workers);
+        } else if (e == AIO_STATS_THREADS) {
+            walk_scalar(w, "workers", STATS_TYPE_INSTANT, count,
+                        d->backend[e].workers);
+        }
+    }
+    w->engine = NULL;
+}
+
+static void walk_virtqueue(Walk *w, const AioQueueData *d,
+                           const AioStatsTimes *latency, uint64_t in_flight,
+                           uint64_t poll_limit_ns, bool notifications)
+{
+    walk_count(w, "kicks", d->kicks);
+    walk_count(w, "batches", d->batches);
+    walk_batches(w, "pop-batch", d->batch);
+    walk_count(w, "requests", d->requests);
+    walk_count(w, "dropped", d->dropped);
+    walk_count(w, "completions", d->completions);
+    walk_count(w, "publications", d->publications);
+    walk_scalar(w, "in-flight", STATS_TYPE_INSTANT, count, in_flight);
+    if (notifications) {
+        walk_count(w, "notifications-sent", d->notifications_sent);
+        walk_count(w, "notifications-suppressed",
+                   d->notifications_suppressed);
+        /* one that was wanted may be sent after a reset between the two */
+        walk_count(w, "notifications-coalesced", d->notifications_wanted -
+                   MIN(d->notifications_wanted, d->notifications_sent));
+    }
+    walk_scalar(w, "poll-limit", STATS_TYPE_INSTANT, nanoseconds,
+                poll_limit_ns);
+    walk_times(w, "latency", latency);
+}
+
+/*
+ * Kernel threads that work on io_uring requests of thread @tid, because these
+ * cannot be done without blocking.  The kernel names them after the thread.
+ * It does not tell which requests they got.
+ */
+static unsigned count_io_uring_workers(int tid)
+{
+    unsigned count = 0;
+#ifdef CONFIG_LINUX
+    g_autofree char *wanted = g_strdup_printf("iou-wrk-%d\n", tid);
+    DIR *dir = opendir("/proc/self/task");
+    struct dirent *entry;
+
+    while (dir && (entry = readdir(dir))) {
+        g_autofree char *path = g_strdup_printf("/proc/self/task/%s/comm",
+                                                entry->d_name);
+        g_autofree char *comm = NULL;
+
+        if (g_file_get_contents(path, &comm, NULL, NULL) &&
+            g_str_equal(comm, wanted)) {
+            count++;
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+#endif
+    return count;
+}
+
+static void extra_fill(LoopExtra *x, AioContext *ctx, const AioStatsData *d,
+                       int tid)
+{
+    x->request_latency = ctx->stats->request_latency;
+    if (d->backend[AIO_STATS_IO_URING].submissions) {
+        x->io_uring_workers = count_io_uring_workers(tid);
+    }
+    x->num_poll_limits = aio_get_poll_limits(ctx, -1, x->poll_limits,
+                                             MAX_POLL_LIMITS);
+}
+
+#ifndef _WIN32
+static void extra_cpu_time(LoopExtra *x, clockid_t clock)
+{
+    struct timespec ts;
+
+    if (clock_gettime(clock, &ts) == 0) {
+        x->has_cpu_ns = true;
+        x->cpu_ns = ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+    }
+}
+#endif
+
+static void add_result(StatsResultList **result, Walk *w, char *id,
+                       char *qom_path, bool has_queue, unsigned queue,
+                       char *iothread)
+{
+    StatsResult *r = g_new0(StatsResult, 1);
+
+    r->provider = STATS_PROVIDER_AIO;
+    r->id = id;
+    r->qom_path = qom_path;
+    r->has_queue = has_queue;
+    r->queue = queue;
+    r->iothread = iothread;
+    r->stats = w->stats;
+    QAPI_LIST_PREPEND(*result, r);
+}
+
+typedef struct IOThreadQuery {
+    StatsResultList **result;
+    strList *names;
+    strList *targets;
+    AioStatsData *data;
+} IOThreadQuery;
+
+static int query_iothread(Object *obj, void *opaque)
+{
+    IOThreadQuery *q = opaque;
+    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
+    g_autofree LoopExtra *x = g_new0(LoopExtra, 1);
+    Walk w;
+
+    if (!iothread || !iothread->ctx ||
+        !apply_str_list_filter(object_get_canonical_path_component(obj),
+                               q->targets)) {
+        return 0;
+    }
+    aio_stats_read(iothread->ctx->stats, q->data);
+    extra_fill(x, iothread->ctx, q->data, iothread->thread_id);
+#ifndef _WIN32
+    if (!iothread->stopping) {
+        clockid_t clock;
+
+        if (pthread_getcpuclockid(iothread->thread.thread, &clock) == 0) {
+            extra_cpu_time(x, clock);
+        }
+    }
+#endif
+    walk_init(&w, q->names, false);
+    walk_iothread(&w, q->data, x);
+    add_result(q->result, &w, iothread_get_id(iothread),
+               object_get_canonical_path(obj), false, 0, NULL);
+    return 0;
+}
+
+static void query_main_loop(IOThreadQuery *q)
+{
+    AioContext *ctx = qemu_get_aio_context();
+    g_autofree LoopExtra *x = g_new0(LoopExtra, 1);
+    Walk w;
+
+    if (!apply_str_list_filter(MAIN_LOOP_ID, q->targets)) {
+        return;
+    }
+    aio_stats_read(ctx->stats, q->data);
+    extra_fill(x, ctx, q->data, getpid());
+#ifndef _WIN32
+    extra_cpu_time(x, CLOCK_THREAD_CPUTIME_ID);
+#endif
+    walk_init(&w, q->names, false);
+    walk_iothread(&w, q->data, x);
+    add_result(q->result, &w, g_strdup(MAIN_LOOP_ID), NULL, false, 0, NULL);
+}
+
+/* Every one of @targets is there? */
+static bool check_iothreads(strList *targets, Error **errp)
+{
+    for (; targets; targets = targets->next) {
+        if (!g_str_equal(targets->value, MAIN_LOOP_ID) &&
+            !object_resolve_path_component(object_get_objects_root(),
+                                           targets->value)) {
+            error_setg(errp, "'%s' is no IOThread; the main loop is '%s'",
+                       targets->value, MAIN_LOOP_ID);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void query_iothreads(StatsResultList **result, strList *names,
+                            strList *targets, Error **errp)
+{
+    g_autofree AioStatsData *data = g_new(AioStatsData, 1);
+    IOThreadQuery q = {
+        .result = result,
+        .names = names,
+        .targets = targets,
+        .data = data,
+    };
+
+    if (check_iothreads(targets, errp)) {
+        query_main_loop(&q);
+        object_child_foreach(object_get_objects_root(), query_iothread, &q);
+    }
+}
+
+static int find_iothread(Object *obj, void *opaque)
+{
+    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
+    void **ctx_to_id = opaque;
+
+    if (iothread && iothread->ctx == ctx_to_id[0]) {
+        ctx_to_id[1] = iothread_get_id(iothread);
+        return 1;
+    }
+    return 0;
+}
+
+/* The id of who runs @ctx; to be freed. */
+static char *iothread_of(AioContext *ctx)
+{
+    void *ctx_to_id[2] = { ctx, NULL };
+
+    if (ctx) {
+        object_child_foreach(object_get_objects_root(), find_iothread,
+                             ctx_to_id);
+    }
+    return ctx_to_id[1] ?: g_strdup(MAIN_LOOP_ID);
+}
+
+static bool queue_is_wanted(const char *id, const char *path, strList *targets)
+{
+    return !targets || (id && apply_str_list_filter(id, targets)) ||
+           (path && apply_str_list_filter(path, targets));
+}
+
+/* Every one of @targets has a queue? */
+static bool check_devices(strList *targets, Error **errp)
+{
+    for (; targets; targets = targets->next) {
+        strList one = { .value = targets->value };
+        AioQueueStats *q;
+
+        QTAILQ_FOREACH(q, &aio_queue_stats_list, next) {
+            g_autofree char *id = q->ops->get_id(q->owner);
+            g_autofree char *path = q->ops->get_qom_path(q->owner);
+
+            if (queue_is_wanted(id, path, &one)) {
+                break;
+            }
+        }
+        if (!q) {
+            error_setg(errp, "'%s' is no device or export with virtqueues",
+                       targets->value);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void query_virtqueues(StatsResultList **result, strList *names,
+                             strList *targets, Error **errp)
+{
+    g_autofree AioStatsTimes *latency = g_new(AioStatsTimes, 1);
+    AioQueueStats *q;
+
+    if (!check_devices(targets, errp)) {
+        return;
+    }
+    /* results are put in front */
+    QTAILQ_FOREACH_REVERSE(q, &aio_queue_stats_list, next) {
+        g_autofree char *id = q->ops->get_id(q->owner);
+        g_autofree char *path = q->ops->get_qom_path(q->owner);
+        AioContext *ctx = qatomic_read(&q->ctx);
+        uint64_t poll_limit_ns = 0;
+        uint64_t in_flight;
+        AioQueueData d;
+        Walk w;
+
+        if (!queue_is_wanted(id, path, targets)) {
+            continue;
+        }
+        aio_queue_stats_read(q, &d, latency, &in_flight);
+        if (ctx) {
+            int fd = q->ops->get_fd(q->owner, q->index);
+
+            if (fd >= 0) {
+                aio_get_poll_limits(ctx, fd, &poll_limit_ns, 1);
+            }
+        }
+        walk_init(&w, names, false);
+        walk_virtqueue(&w, &d, latency, in_flight, poll_limit_ns,
+                       !q->ops->no_notifications);
+        add_result(result, &w, g_steal_pointer(&id), g_steal_pointer(&path),
+                   true, q->index, iothread_of(ctx));
+    }
+}
+
+static void aio_stats_cb(StatsResultList **result, StatsTarget target,
+                         strList *names, strList *targets, Error **errp)
+{
+    switch (target) {
+    case STATS_TARGET_IOTHREAD:
+        query_iothreads(result, names, targets, errp);
+        break;
+    case STATS_TARGET_VIRTQUEUE:
+        query_virtqueues(result, names, targets, errp);
+        break;
+    default:
+        break;
+    }
+}
+
+static void aio_stats_schemas_cb(StatsSchemaList **result, Error **errp)
+{
+    g_autofree AioStatsData *data = g_new0(AioStatsData, 1);
+    g_autofree LoopExtra *x = g_new0(LoopExtra, 1);
+    AioQueueData queue = {};
+    Walk w;
+
+    walk_init(&w, NULL, true);
+    walk_iothread(&w, data, x);
+    add_stats_schema(result, STATS_PROVIDER_AIO, STATS_TARGET_IOTHREAD,
+                     w.schema);
+    walk_init(&w, NULL, true);
+    walk_virtqueue(&w, &queue, &data->used_time, 0, 0, true);
+    add_stats_schema(result, STATS_PROVIDER_AIO, STATS_TARGET_VIRTQUEUE,
+                     w.schema);
+}
+
+static int reset_iothread(Object *obj, void *opaque)
+{
+    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
+
+    if (iothread && iothread->ctx) {
+        aio_stats_reset(iothread->ctx->stats);
+    }
+    return 0;
+}
+
+static void aio_stats_reset_cb(void)
+{
+    AioQueueStats *q;
+
+    aio_stats_reset(qemu_get_aio_context()->stats);
+    object_child_foreach(object_get_objects_root(), reset_iothread, NULL);
+    QTAILQ_FOREACH(q, &aio_queue_stats_list, next) {
+        aio_queue_stats_reset(q);
+    }
+}
+
+static void aio_stats_register(void)
+{
+    add_stats_callbacks_with_reset(STATS_PROVIDER_AIO, aio_stats_cb,
+                                   aio_stats_schemas_cb, aio_stats_reset_cb);
+}
+
+type_init(aio_stats_register)
