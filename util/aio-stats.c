@@ -265,7 +265,10 @@ int64_t aio_stats_loop_enter(AioStats *s)
     int64_t now = aio_stats_tick(s);
 
     aio_stats_begin(s);
-    aio_stats_inc(&loop->busy_ns, aio_clock_diff(now, loop->since));
+    /* the very first time, and when GLib did not call the check function, the
+     * loop has not been busy since it last waited */
+    aio_stats_inc(loop->state == AIO_STATS_BUSY ? &loop->busy_ns :
+                  &loop->wait_ns, aio_clock_diff(now, loop->since));
     if (s->pass.bottom_halves) {
         aio_stats_inc(&loop->bottom_halves, s->pass.bottom_halves);
     }
