@@ -18,7 +18,7 @@ base_tag=v10.2.2
 
 # Directories of the repository whose files are linked into the patched tree,
 # each at the same path.
-overlay_dirs='block util include hw qapi stats system tests/unit tests/qtest
+overlay_dirs='block configs util include hw qapi stats system tests/unit tests/qtest
     tests/bench tests/qemu-iotests/tests tools/aio-bench'
 
 # The user's git settings (hooks, signing, diff options) must not change what
