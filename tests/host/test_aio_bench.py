@@ -50,6 +50,86 @@ if '-blockdev' in args:
 os.execv('{qemu}', ['{qemu}'] + args)
 '''
 
+# A QEMU that also answers for the provider "aio" of query-stats: each answer
+# is a step further than the one before. Its process is QEMU's; another one
+# passes on all other commands.
+COUNTING = '''#!/usr/bin/env python3
+import json, os, socket, sys, threading
+
+def count(name, kind='cumulative', **more):
+    return dict(name=name, type=kind, exponent=0, **more)
+
+SCHEMAS = [
+    {{'provider': 'aio', 'target': 'iothread', 'stats': [
+        count('busy-time', unit='seconds', base=10) | {{'exponent': -9}},
+        count('waits'), count('native-reads'), count('native-submissions'),
+        count('native-submission-batch', 'log2-histogram'),
+        count('poll-limit', 'instant'),
+        count('request-latency', 'instant', unit='boolean')]}},
+    {{'provider': 'aio', 'target': 'virtqueue', 'stats': [
+        count('requests'), count('batches'), count('completions')]}}]
+steps = 0
+
+def stats(**values):
+    return [{{'name': k.replace('_', '-'), 'value': v}}
+            for k, v in values.items()]
+
+def answer(command):
+    global steps
+    arguments = command.get('arguments', {{}})
+    if command['execute'] == 'query-stats-schemas':
+        return SCHEMAS if arguments.get('provider') == 'aio' else None
+    if command['execute'] != 'query-stats':
+        return None
+    if {fails}:
+        return {{'class': 'GenericError', 'desc': 'no figures today'}}
+    if arguments['target'] == 'iothread':
+        steps += 1
+        return [
+            {{'provider': 'aio', 'id': 'iothread0', 'stats': stats(
+                busy_time=steps * 1000000, waits=steps * 10,
+                native_reads=steps * 60, native_submissions=steps * 20,
+                native_submission_batch=[0, steps * 10, 0, steps * 10],
+                poll_limit=32000, request_latency=True)}},
+            {{'provider': 'aio', 'id': 'main-loop', 'stats': stats(
+                busy_time=steps * 5, waits=steps, request_latency=False)}}]
+    return [{{'provider': 'aio', 'id': 'dev0', 'queue': 0,
+             'iothread': 'iothread0', 'stats': stats(
+                 requests=steps * 60, batches=steps * 15,
+                 completions=steps * 60)}}]
+
+def upward(qemu, client):
+    for line in qemu.makefile('rb'):
+        client.sendall(line)
+    client.close()
+
+args = sys.argv[1:]
+for i, word in enumerate(args):
+    if word.startswith('socket,id=qmp,fd='):
+        fd = int(word.rsplit('=', 1)[1])
+        client = socket.socket(fileno=os.dup(fd))
+        ours, theirs = socket.socketpair()
+        os.dup2(theirs.fileno(), fd)
+    elif 'x-request-latency' in word:
+        args[i] = word.replace('"x-request-latency":true,', '').replace(
+            ',"x-request-latency":true', '')
+if os.fork():
+    os.execv('{qemu}', ['{qemu}'] + args)
+# not to keep anything open that ends with QEMU
+os.closerange(3, client.fileno())
+theirs.close()
+threading.Thread(target=upward, args=(ours, client), daemon=True).start()
+for line in client.makefile('rb'):
+    command = json.loads(line)
+    found = answer(command)
+    if found is None:
+        ours.sendall(line)
+    else:
+        word = 'error' if isinstance(found, dict) else 'return'
+        reply = json.dumps({{word: found, 'id': command['id']}})
+        client.sendall(reply.encode() + b'\\n')
+'''
+
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(AIO_BENCH), *map(str, args)],
@@ -79,6 +159,17 @@ def loop_device(path: Path, *options: str) -> Iterator[str]:
         yield device
     finally:
         losetup('--detach', device)
+
+
+def has_statistics(qemu: Path) -> bool:
+    """Whether @qemu's query-stats has the provider "aio"."""
+    done = subprocess.run(
+        [qemu, '-machine', 'none', '-display', 'none', '-qmp', 'stdio'],
+        input='{"execute": "qmp_capabilities"}'
+              '{"execute": "query-stats-schemas",'
+              ' "arguments": {"provider": "aio"}}{"execute": "quit"}',
+        capture_output=True, text=True, timeout=LIMIT, check=False)
+    return '"busy-time"' in done.stdout
 
 
 def digest(path: Path) -> str:
@@ -337,13 +428,13 @@ class Recorded(Case):
 class Failing(Case):
     """Whatever goes wrong is said, and nothing is waited for in vain."""
 
-    def during(self, act: Callable[[int], None], *args: object
-               ) -> subprocess.CompletedProcess[str]:
+    def during(self, act: Callable[[int], None], *args: object,
+               qemu: Path = PATCHED) -> subprocess.CompletedProcess[str]:
         """Run aio-bench and do @act to its QEMU when the load is running."""
         bench = subprocess.Popen(
-            [str(AIO_BENCH), '--qemu', str(PATCHED), '--null', '--depth',
-             '4', '--time', '60', '--repeat', '1', '--timeout', '1',
-             '--accel', 'qtest', *map(str, args)],
+            [str(AIO_BENCH), '--qemu', str(qemu), '--null', '--depth', '4',
+             '--time', '60', '--repeat', '1', '--timeout', '1', '--accel',
+             'qtest', *map(str, args)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             deadline = time.monotonic() + LIMIT
@@ -368,7 +459,7 @@ class Failing(Case):
             names = [(task / 'comm').read_text().strip() for task in
                      Path(f'/proc/{bench}/task').iterdir()]
             for task in Path(f'/proc/{qemu}/task').iterdir():
-                if (task / 'comm').read_text().startswith('IO '):
+                if (task / 'comm').read_text().startswith('IO iothread'):
                     used = int((task / 'schedstat').read_text().split()[0])
                     return used > 50_000_000 and 'driver0' in names
         except OSError:
@@ -404,9 +495,20 @@ class Failing(Case):
         # stopped in the warm-up and still when the window, much shorter than
         # the timeout, is over: the wait for a first completion is limited
         done = self.during(lambda pid: os.kill(pid, signal.SIGSTOP),
-                           '--warmup', '3', '--time', '0.1', '--timeout', '5')
+                           '--warmup', '3', '--time', '0.1', '--timeout', '5',
+                           qemu=STOCK)
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn('nothing completed for 5 s', done.stderr)
+
+    def test_hang_when_statistics_are_read(self) -> None:
+        if not has_statistics(PATCHED):
+            self.skipTest('the patched QEMU has no provider "aio"')
+        done = self.during(lambda pid: os.kill(pid, signal.SIGSTOP),
+                           '--warmup', '1.5', '--time', '0.1', '--timeout',
+                           '3')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('reading its statistics', done.stderr)
+        self.assertIn('QEMU does not answer', done.stderr)
 
     def test_one_failing_cell_leaves_the_others(self) -> None:
         wrapper = self.directory / 'qemu'
@@ -465,6 +567,169 @@ class Failing(Case):
                    'iothread.no-such=1', *SHORT)
         self.assertEqual(done.returncode, 1)
         self.assertIn('no-such', done.stderr)
+
+
+class Counted(Case):
+    """What QEMU itself counted is in the results, where it counts."""
+
+    def counting(self, fails: str = 'False') -> Path:
+        wrapper = self.directory / 'qemu'
+        wrapper.write_text(COUNTING.format(qemu=STOCK, fails=fails))
+        wrapper.chmod(0o755)
+        return wrapper
+
+    def test_windows_are_summed(self) -> None:
+        result = self.results(
+            '--qemu', f'stock={STOCK}', '--qemu', f'c={self.counting()}',
+            '--null', '--depth', '1,4', '--vms', '1,2', '--request-latency',
+            '--time', '0.05', '--warmup', '0.01', '--repeat', '3', '--quiet')
+        self.assertTrue(result['options']['request_latency'])
+        for cell in result['cells']:
+            stock, side = cell['results']
+            self.assertNotIn('aio_stats', stock)
+            self.assertNotIn('x-request-latency', str(stock['qemu_args']))
+            self.assertIn('"x-request-latency":true', str(side['qemu_args']))
+            stats = side['aio_stats']
+            # from the reading before each window to the one after it
+            times = 3 * cell['vms']
+            self.assertEqual([t['id'] for t in stats['iothreads']],
+                             ['iothread0'])
+            thread, = stats['iothreads']
+            self.assertEqual(thread['stats'], {
+                'busy-time': times * 1000000, 'waits': times * 10,
+                'native-reads': times * 60, 'native-submissions': times * 20,
+                'native-submission-batch': [0, times * 10, 0, times * 10]})
+            self.assertEqual(thread['at_end'], {'poll-limit': 32000,
+                                                'request-latency': True})
+            # the readings enclose the windows
+            self.assertGreater(thread['window_s'], times * 0.05)
+            queue, = stats['virtqueues']
+            self.assertEqual((queue['id'], queue['queue'],
+                              queue['iothread']), ('dev0', 0, 'iothread0'))
+            self.assertEqual(queue['stats'], {
+                'requests': times * 60, 'batches': times * 15,
+                'completions': times * 60})
+            for key, want in (('requests_per_submission', 3),
+                              ('requests_per_batch', 4),
+                              ('syscalls_per_io', (20 + 10 + 1) / 60)):
+                self.assertAlmostEqual(stats[key]['median'], want)
+            self.assertGreater(stats['busy_share']['median'], 0)
+            self.assertIsNone(stats['poll_hit_share'])
+
+    def test_reading_them_fails(self) -> None:
+        path = self.directory / 'results.json'
+        fails = "steps == 2 and arguments['target'] == 'iothread'"
+        done = run('--qemu', f'c={self.counting(fails)}', '--null', '--depth',
+                   '1,4', '--json', path, '--time', '0.05', '--warmup',
+                   '0.01', '--repeat', '1', '--quiet')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn('c: reading its statistics: query-stats: GenericError: '
+                      'no figures today', done.stderr)
+        sides = [cell['results'][0]
+                 for cell in json.loads(path.read_text())['cells']]
+        # the first reading of the second cell; the first cell is kept
+        self.assertEqual(sorted(side['samples'] for side in sides), [0, 1])
+
+    def test_request_latency_is_refused_where_it_cannot_be(self) -> None:
+        self.refused(3, ['--request-latency', 'no QEMU given'], '--qemu',
+                     STOCK, '--null', '--request-latency')
+
+    def test_stock_has_none(self) -> None:
+        result = self.results('--qemu', STOCK, '--null', '--depth', '1',
+                              *SHORT)
+        self.assertNotIn('aio_stats', result['cells'][0]['results'][0])
+
+    # --- the patched QEMU's own ---------------------------------------------
+
+    def patched(self, *args: object) -> dict:
+        if not has_statistics(PATCHED):
+            self.skipTest('the patched QEMU has no provider "aio"')
+        return self.results('--qemu', PATCHED, *args, *SHORT)
+
+    def check_counts(self, result: dict) -> None:
+        """QEMU counted what the driver did, but for what was in flight when
+        the window began and ended, and while the statistics were read."""
+        for cell in result['cells']:
+            side = cell['results'][0]
+            stats = side['aio_stats']
+            jobs = [j for j in result['jobs'] if j['cell'] == cell['id']]
+            ios = sum(j[rw]['total_ios'] for j in jobs
+                      for rw in ('read', 'write'))
+            done = sum(q['stats']['completions'] for q in stats['virtqueues'])
+            slack = 2 * cell['depth'] * cell['queues'] * len(jobs)
+            self.assertGreaterEqual(done, ios - slack, cell['name'])
+            # the rate was that of the window; a stall while it is read
+            # makes it less, never more
+            threads = stats['iothreads']
+            longest = max(t['window_s'] for t in threads)
+            self.assertLessEqual(
+                done, 2 * ios * longest / sum(j['elapsed'] for j in jobs)
+                + slack, cell['name'])
+            self.assertEqual({t['id'] for t in threads},
+                             {f'iothread{i}'
+                              for i in range(cell['iothreads'])}
+                             or {'main-loop'})
+            for key in ('requests_per_batch', 'kicks_per_io',
+                        'notifications_per_io', 'syscalls_per_io',
+                        'busy_share', 'wait_share'):
+                self.assertIsNotNone(stats[key], f'{cell["name"]}: {key}')
+            self.assertGreater(stats['requests_per_batch']['median'], 0.95)
+            for key in ('busy_share', 'poll_share', 'wait_share',
+                        'poll_idle_share', 'poll_hit_share'):
+                if stats[key]:
+                    self.assertGreaterEqual(stats[key]['median'], 0)
+                    self.assertLessEqual(stats[key]['median'], 1.1, key)
+            if cell['aio'] == 'none':
+                self.assertIsNone(stats['service_time_mean_ns'])
+                continue
+            engine = {'io_uring': 'io-uring'}.get(cell['aio'], cell['aio'])
+
+            def total(name: str) -> int:
+                return sum(t['stats'][f'{engine}-{name}'] for t in threads)
+            # IOThreads and virtqueues are read one after the other
+            requests = total('reads') + total('writes')
+            self.assertAlmostEqual(requests, done, delta=0.25 * done + slack,
+                                   msg=cell['name'])
+            self.assertEqual(total('errors'), 0)
+            self.assertGreater(total('submissions'), 0)
+            self.assertGreaterEqual(
+                stats['requests_per_submission']['median'], 0.95)
+            self.assertLessEqual(
+                stats['requests_per_submission']['median'],
+                1.05 * cell['depth'])
+            self.assertGreater(stats['service_time_mean_ns']['median'], 0)
+            # two parts of the latency are not more than the whole
+            self.assertLess(
+                stats['service_time_mean_ns']['median'],
+                side['lat_mean_ns']['median'] * 1.5)
+            self.assertLessEqual(stats['service_time_p50_ns']['median'],
+                                 stats['service_time_p99_ns']['median'])
+
+    def test_null(self) -> None:
+        self.check_counts(self.patched('--null', '--iothreads', '0,1,2',
+                                       '--depth', '1,16'))
+
+    def test_file(self) -> None:
+        self.check_counts(self.patched(
+            '--device', self.file(16 * MIB), '--aio',
+            'threads,native,io_uring', '--iothreads', '0,2', '--depth',
+            '1,16', '--rw', 'randrw', '--model',
+            'virtio-blk-pci,virtio-scsi-pci'))
+
+    def test_request_latency(self) -> None:
+        result = self.patched('--null', '--iothreads', '0,1', '--depth', '4',
+                              '--request-latency')
+        for cell in result['cells']:
+            side = cell['results'][0]
+            latency = side['aio_stats']['latency_mean_ns']
+            self.assertGreater(latency['median'], 0)
+            # the guest sees what QEMU does, and more
+            self.assertLess(latency['median'],
+                            side['lat_mean_ns']['median'] * 1.5)
+        result = self.patched('--null', '--depth', '4')
+        for cell in result['cells']:
+            self.assertIsNone(
+                cell['results'][0]['aio_stats']['latency_mean_ns'])
 
 
 class Guarded(Case):

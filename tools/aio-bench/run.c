@@ -22,7 +22,7 @@
 #define WATCH_US 20000
 /* What a sample takes besides its time, and a process to start and stop; only
  * the time left that is shown depends on these. */
-#define SAMPLE_OVERHEAD_S 0.01
+#define SAMPLE_OVERHEAD_S 0.02
 #define START_S 0.15
 #define SYSCALL_WINDOW_S 0.05
 #define HOST_READ_BYTES (1u << 20)
@@ -210,6 +210,7 @@ static const char *thread_group(const char *name)
     } known[] = {
         { "iou-wrk", "iou-wrk" }, { "iou-sqp", "iou-sqp" },
         { "worker", "worker" }, { "CPU ", "vcpu" }, { "call_rcu", "call_rcu" },
+        { "IO mon_iothread", "monitor" },
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(known); i++) {
