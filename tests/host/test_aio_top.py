@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import json
 import math
@@ -30,7 +29,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Optional
 
 sys.dont_write_bytecode = True
 import taptest      # noqa: E402
@@ -84,6 +83,7 @@ IOTHREAD_SCHEMA = [
     stat('threads-workers', 'instant', COUNT),
     stat('request-latency', 'instant', {'unit': 'boolean', 'exponent': 0}),
     stat('tsc-clock', 'instant', {'unit': 'boolean', 'exponent': 0}),
+    stat('handler-poll-limits', 'instant', SECONDS),
     stat('of-the-future', 'cubic-histogram', COUNT),
     *log_linear('used-time'), *(s for e in ENGINES for s in engine_schema(e))]
 
@@ -177,7 +177,7 @@ def loop(ms: int, busy: int, hit: int, idle: int, **rest: Any) -> Stats:
         'request-latency': True, 'tsc-clock': False,
         'io-uring-cq-overflows': 0, 'io-uring-enters': ms * 7,
         'io-uring-workers': 2, 'threads-workers': 4,
-        'of-the-future': [1, 2],
+        'of-the-future': [1, 2], 'handler-poll-limits': [4000, 0, 16000],
         'used-time': times((900, ms), (70000, ms // 4)),
         'used-time-sum': (900 * ms + 70000 * (ms // 4)) // 1000, **rest}
 
@@ -202,7 +202,9 @@ def plus(a: Stats, b: Stats) -> Stats:
         kinds = [KINDS[t, name]['type'] for t in ('iothread', 'virtqueue')
                  if (t, name) in KINDS]
         before = a.get(name, 0)
-        if isinstance(value, list):
+        if kinds and kinds[0] == 'instant':
+            found[name] = value
+        elif isinstance(value, list):
             before = before or []
             size = max(len(value), len(before))
             found[name] = [x + y for x, y in zip(
@@ -455,6 +457,10 @@ def count_text(value: float) -> str:
         units(value, ['', 'k', 'M'])
 
 
+def whole_text(value: float) -> str:
+    return f'{value:.0f}' if value < 1000 else count_text(value)
+
+
 def percent_text(value: float) -> str:
     return '-' if math.isnan(value) else f'{value:.1f}'
 
@@ -482,7 +488,7 @@ TABLES = {
         ('MB/s', 'bytes_per_s', lambda v: count_text(v / 1e6)),
         ('batch', 'requests_per_submission', count_text),
         ('reap', 'completions_per_reap', count_text),
-        ('fly', 'in_flight', count_text),
+        ('fly', 'in_flight', whole_text),
         ('que50', 'queue_time_p50_ns', time_text),
         ('que99', 'queue_time_p99_ns', time_text),
         ('svc50', 'service_time_p50_ns', time_text),
@@ -496,7 +502,7 @@ TABLES = {
         ('batch', 'requests_per_batch', count_text),
         ('ntf/rq', 'notifications_per_request', count_text),
         ('supp%', 'notifications_suppressed_percent', percent_text),
-        ('fly', 'in_flight', count_text),
+        ('fly', 'in_flight', whole_text),
         ('pollmax', 'poll_limit_ns', time_text),
         ('lat50', 'latency_p50_ns', time_text),
         ('lat99', 'latency_p99_ns', time_text)]}
@@ -923,7 +929,7 @@ class OnceTest(Case):
                 continue
             suffix = {-9: '_ns', -6: '_us'}.get(kind['exponent'], '')
             got_value = counters.pop(name.replace('-', '_') + suffix)
-            if isinstance(value, list):
+            if isinstance(value, list) and kind['type'] != 'instant':
                 def bounds(index: int) -> tuple[int, int]:
                     if kind['type'] == 'log2-histogram':
                         return (1 << index >> 1, max((1 << index) - 1, 0))
@@ -1045,6 +1051,16 @@ class OnceTest(Case):
         metrics = Metrics(self.once('--format', 'openmetrics'))
         metrics.get('qemu_aio_qemu_info', vm='\x1b[2Jü\n', version='10.2.2')
 
+    def test_output_cannot_be_written(self) -> None:
+        self.serve()
+        with open('/dev/full', 'w', encoding='utf-8') as full:
+            result = subprocess.run(
+                [str(AIO_TOP), str(self.path), '--once', '--interval', '0.1'],
+                stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT,
+                check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn('No space left', result.stderr)
+
     def test_reset_in_between(self) -> None:
         """What fell counts from zero."""
         thing = Thing({'id': 'a'}, {'iterations': 1000, 'waits': 5,
@@ -1117,8 +1133,8 @@ class OpenMetricsTest(Case):
                     'iothread': ident.get('iothread', '')}
                 for name, value in thing.now.items():
                     kind = KINDS.get((target, name))
-                    if kind is None or kind['type'] == 'cubic-histogram' or \
-                            name.endswith('-sum'):
+                    if kind is None or name.endswith('-sum') or name in (
+                            'of-the-future', 'handler-poll-limits'):
                         continue
                     family, labels = self.family(target, name)
                     labels = {'vm': 'vm "1"', **own, **labels}
@@ -1308,14 +1324,14 @@ class LiveTest(Case):
         qemu.stop()
         text = live.wait_for(r'^QEMU is gone')
         self.assertRegex(text, r'(?m)^disk0/1 +iothread2')
-        live.wait_for(r'^QEMU is gone; trying again: cannot connect')
+        live.wait_for(r'^QEMU is gone, trying again: cannot connect')
         self.assertRegex(live.screen.text(), r'(?m)^disk0/1 +iothread2')
         # an older one without the statistics, then one with others
         old = self.serve()
         old.answers['query-stats-schemas'] = {'error': {
             'class': 'GenericError',
             'desc': "Parameter 'provider' does not accept value 'aio'"}}
-        live.wait_for(r"no provider 'aio'")
+        live.wait_for(r"^not attached, trying again: .*no provider 'aio'")
         old.stop()
         self.serve('other', loops=[Thing({'id': 'another'}, {}, {})],
                    queues=[])
@@ -1350,6 +1366,19 @@ class LiveTest(Case):
             live.process.send_signal(number)
             self.assertEqual(live.end(), (-number, ''))
             self.assertTrue(live.restored())
+
+    def test_query_stats_fails(self) -> None:
+        qemu = self.serve()
+        live = self.live('--interval', '0.1')
+        live.wait_for(r'^disk0/1 ')
+        qemu.answers['query-stats'] = {
+            'error': {'class': 'GenericError', 'desc': 'Out of order'}}
+        live.wait_for(r'^QEMU gave none, these are its last figures: '
+                      r'query-stats: GenericError: Out of order')
+        del qemu.answers['query-stats']
+        live.wait_until(lambda text: 'Out of order' not in text, 'all well')
+        live.wait_for(r'^disk0/1 ')
+        self.quit(live)
 
     def test_unknown_terminal(self) -> None:
         self.serve()
@@ -1415,9 +1444,30 @@ class RealQemuTest(Case):
 
     def test_every_statistic_has_a_help_text(self) -> None:
         self.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.path))
+            stream = client.makefile('rw', encoding='utf-8')
+            stream.readline()
+            for command in ({'execute': 'qmp_capabilities'},
+                            {'execute': 'query-stats-schemas',
+                             'arguments': {'provider': 'aio'}}):
+                stream.write(json.dumps(command) + '\n')
+                stream.flush()
+                answer = json.loads(stream.readline())
+        # all that it has, in use or not
+        values = {s['target']: {
+            v['name']: [] if 'histogram' in v['type'] else 0
+            for v in s['stats']} for s in answer['return']}
+        self.path = self.directory / 'fake'
+        qemu = self.serve(
+            loops=[Thing({'id': 'a'}, values['iothread'], {})],
+            queues=[Thing({'id': 'a', 'queue': 0}, values['virtqueue'], {})])
+        qemu.answers['query-stats-schemas'] = answer
         metrics = Metrics(self.once('--format', 'openmetrics'))
-        for family, text in metrics.helps.items():
-            self.assertNotIn('query-stats-schemas', text, family)
+        without = [family for family, text in metrics.helps.items()
+                   if 'query-stats-schemas' in text]
+        # that one is a list, which is not exported
+        self.assertEqual(without, ['qemu_aio_handler_poll_limits_seconds'])
 
     def test_live(self) -> None:
         self.start()

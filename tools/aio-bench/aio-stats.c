@@ -243,6 +243,7 @@ static void object_free(void *opaque)
     g_free(o->qom_path);
     g_free(o->iothread);
     g_hash_table_unref(o->stats);
+    g_hash_table_unref(o->lists);
     g_free(o);
 }
 
@@ -259,6 +260,8 @@ static AioStatsObject *object_new(AioStatsTarget target, const char *id,
     o->iothread = g_strdup(iothread);
     /* the names are those of the schema */
     o->stats = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
+                                     stat_free);
+    o->lists = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
                                      stat_free);
     return o;
 }
@@ -281,6 +284,11 @@ void aio_stats_snapshot_free(AioStatsSnapshot *s)
     }
 }
 
+static bool may_be_list(const AioStatDesc *desc)
+{
+    return aio_stat_is_histogram(desc) || desc->type == AIO_STAT_INSTANT;
+}
+
 /* NULL if the value does not fit the type that the schema gives. */
 static AioStat *stat_new(const AioStatDesc *desc, JsonNode *value)
 {
@@ -290,15 +298,12 @@ static AioStat *stat_new(const AioStatDesc *desc, JsonNode *value)
     if (!value || desc->type == AIO_STAT_UNKNOWN) {
         return NULL;
     }
-    if (aio_stat_is_histogram(desc)) {
-        JsonArray *a;
+    if (may_be_list(desc) && JSON_NODE_HOLDS_ARRAY(value)) {
+        JsonArray *a = json_node_get_array(value);
 
-        if (!JSON_NODE_HOLDS_ARRAY(value)) {
-            return NULL;
-        }
-        a = json_node_get_array(value);
         s->n_buckets = json_array_get_length(a);
-        s->bucket = g_new(uint64_t, s->n_buckets);
+        /* one at least: a list is told from a scalar by it */
+        s->bucket = g_new(uint64_t, MAX(s->n_buckets, 1));
         for (unsigned i = 0; i < s->n_buckets; i++) {
             JsonNode *e = json_array_get_element(a, i);
 
@@ -306,7 +311,7 @@ static AioStat *stat_new(const AioStatDesc *desc, JsonNode *value)
         }
         return g_steal_pointer(&s);
     }
-    if (!JSON_NODE_HOLDS_VALUE(value)) {
+    if (aio_stat_is_histogram(desc) || !JSON_NODE_HOLDS_VALUE(value)) {
         return NULL;
     }
     s->value = json_node_get_value_type(value) == G_TYPE_BOOLEAN ?
@@ -338,7 +343,9 @@ static AioStatsObject *object_from_json(JsonObject *json,
                           : NULL;
 
         if (s) {
-            g_hash_table_replace(o->stats, desc->name, s);
+            bool is_list = s->bucket && !aio_stat_is_histogram(desc);
+
+            g_hash_table_replace(is_list ? o->lists : o->stats, desc->name, s);
         }
     }
     return o;
@@ -479,6 +486,10 @@ static AioStatsObject *object_diff(const AioStatsObject *earlier,
         if (e || !earlier || !is_summed(l->desc)) {
             g_hash_table_insert(d->stats, name, stat_diff(e, l));
         }
+    }
+    g_hash_table_iter_init(&it, later->lists);
+    while (g_hash_table_iter_next(&it, &name, &value)) {
+        g_hash_table_insert(d->lists, name, stat_diff(NULL, value));
     }
     return d;
 }

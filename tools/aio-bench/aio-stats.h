@@ -59,6 +59,8 @@ typedef struct AioStatsObject {
     int64_t queue;                  /* -1 if it is no virtqueue */
     char *iothread;                 /* that serves it; NULL if not given */
     GHashTable *stats;              /* name -> AioStat */
+    /* the same of gauges that are lists: their values are in @bucket */
+    GHashTable *lists;
 } AioStatsObject;
 
 /* Reference counted, since snapshots point into it. */
@@ -128,7 +130,10 @@ const char *aio_stats_object_name(const AioStatsObject *o);
 /* NULL if this QEMU has it not. */
 const AioStat *aio_stats_get(const AioStatsObject *o, const char *name);
 
-/* A scalar as QEMU gave it; false, and *value is 0, if there is none. */
+/*
+ * A scalar as QEMU gave it; false, and *value is 0, if there is none, or a
+ * histogram.
+ */
 bool aio_stats_value(const AioStatsObject *o, const char *name,
                      uint64_t *value);
 

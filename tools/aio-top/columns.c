@@ -39,7 +39,7 @@ static const Column iothread_columns[] = {
       "requests per submission to the kernel" },
     { "reap", "reap", KIND_COUNT, METRIC_PER_REAP, 5, 10,
       "completions per reap" },
-    { "flight", "fly", KIND_COUNT, METRIC_IN_FLIGHT, 4, 4,
+    { "flight", "fly", KIND_WHOLE, METRIC_IN_FLIGHT, 4, 4,
       "requests in flight now" },
     { "q50", "que50", KIND_TIME, METRIC_QUEUE_P50, 6, 13,
       "queue time: from the start to submission, median" },
@@ -73,7 +73,7 @@ static const Column virtqueue_columns[] = {
       "notifications of the guest per request" },
     { "supp", "supp%", KIND_PERCENT, METRIC_SUPPRESSED, 5, 6,
       "notifications that the guest did not want" },
-    { "flight", "fly", KIND_COUNT, METRIC_IN_FLIGHT, 4, 1,
+    { "flight", "fly", KIND_WHOLE, METRIC_IN_FLIGHT, 4, 1,
       "requests in flight now" },
     { "limit", "pollmax", KIND_TIME, METRIC_POLL_LIMIT, 7, 9,
       "how long it is polled at most now" },
@@ -143,6 +143,8 @@ char *column_cell(const Column *column, const Row *row)
         return g_strdup(text_percent(buf, v));
     case KIND_TIME:
         return g_strdup(text_time(buf, v));
+    case KIND_WHOLE:
+        return g_strdup(text_whole(buf, v));
     case KIND_COUNT:
         break;
     }

@@ -13,6 +13,7 @@ typedef enum ColumnKind {
     KIND_NAME,
     KIND_IOTHREAD,
     KIND_COUNT,
+    KIND_WHOLE,                     /* a count that is no rate or mean */
     KIND_MEGA,                      /* millions */
     KIND_PERCENT,
     KIND_TIME,

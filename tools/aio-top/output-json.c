@@ -124,6 +124,25 @@ static int compare_strings(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+static void put_lists(JsonBuilder *b, const AioStatsObject *o)
+{
+    GHashTableIter it;
+    void *value;
+
+    g_hash_table_iter_init(&it, o->lists);
+    while (g_hash_table_iter_next(&it, NULL, &value)) {
+        const AioStat *s = value;
+        g_autofree char *name = counter_name(s->desc);
+
+        json_builder_set_member_name(b, name);
+        json_builder_begin_array(b);
+        for (unsigned i = 0; i < s->n_buckets; i++) {
+            json_builder_add_int_value(b, s->bucket[i]);
+        }
+        json_builder_end_array(b);
+    }
+}
+
 static void put_counters(JsonBuilder *b, const AioStatsObject *o)
 {
     guint n;
@@ -147,6 +166,7 @@ static void put_counters(JsonBuilder *b, const AioStatsObject *o)
             put_int(b, name, s->value);
         }
     }
+    put_lists(b, o);
     json_builder_end_object(b);
 }
 

@@ -40,6 +40,15 @@ const char *text_count(char *buf, double v)
     return three_digits(buf, v, units);
 }
 
+const char *text_whole(char *buf, double v)
+{
+    if (v < 1000) {
+        g_snprintf(buf, TEXT_SIZE, "%.0f", v);
+        return buf;
+    }
+    return text_count(buf, v);
+}
+
 const char *text_percent(char *buf, double v)
 {
     g_snprintf(buf, TEXT_SIZE, isnan(v) ? "-" : "%.1f", v);

@@ -16,6 +16,9 @@
 /* 0.25, 12.5, 950, 12.3k, 4.56M */
 const char *text_count(char *buf, double v);
 
+/* the same of a whole number: 7, 950, 12.3k */
+const char *text_whole(char *buf, double v);
+
 /* 12.3 */
 const char *text_percent(char *buf, double v);
 

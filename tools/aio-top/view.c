@@ -24,6 +24,7 @@
 /* A QEMU that hangs delays the keys by this much, now and then. */
 #define TIMEOUT_MS 500
 #define RETRY_US 1000000
+#define CONTROL_L 12
 #define KEYS_LINE "q quit  s/S sort  r reverse  +/- interval  R reset  h help"
 
 typedef struct View {
@@ -190,7 +191,10 @@ static bool reconnect(View *v)
         attached(v);
         return true;
     }
-    set_trouble(v, "QEMU is gone; trying again: %s", err->message);
+    set_trouble(v, "%s, trying again: %s",
+                g_error_matches(err, QMP_CLIENT_ERROR,
+                                QMP_CLIENT_ERROR_CONNECT) ?
+                "QEMU is gone" : "not attached", err->message);
     return false;
 }
 
@@ -207,8 +211,10 @@ static void look(View *v)
         if (v->session->qmp) {
             set_trouble(v, "waiting for QEMU: %s", err->message);
         } else {
-            set_trouble(v, "QEMU is gone, these are its last figures: %s",
-                        err->message);
+            set_trouble(v, "%s, these are its last figures: %s",
+                        g_error_matches(err, QMP_CLIENT_ERROR,
+                                        QMP_CLIENT_ERROR_CLOSED) ?
+                        "QEMU is gone" : "QEMU gave none", err->message);
         }
         return;
     }
@@ -297,6 +303,10 @@ static void handle_key(View *v, int key)
 
     if (key == KEY_RESIZE) {
         clear();
+        return;
+    }
+    if (key == CONTROL_L) {
+        clearok(stdscr, true);
         return;
     }
     g_clear_pointer(&v->note, g_free);

@@ -20,6 +20,8 @@
     "{\"name\": \"poll-limit\", \"type\": \"instant\"," \
     " \"unit\": \"seconds\", \"base\": 10, \"exponent\": -9}," \
     "{\"name\": \"in-flight-peak\", \"type\": \"peak\", \"exponent\": 0}," \
+    "{\"name\": \"request-latency\", \"type\": \"instant\"," \
+    " \"unit\": \"boolean\", \"exponent\": 0}," \
     "{\"name\": \"tsc-clock\", \"type\": \"instant\"," \
     " \"unit\": \"boolean\", \"exponent\": 0}," \
     "{\"name\": \"batch\", \"type\": \"log2-histogram\", \"exponent\": 0}," \
@@ -121,13 +123,16 @@ static void test_fetch(void)
           "{\"provider\": \"aio\", \"id\": \"iothread0\", \"qom-path\":"
           " \"/objects/iothread0\", \"stats\": ["
           "{\"name\": \"iterations\", \"value\": 12},"
-          "{\"name\": \"tsc-clock\", \"value\": true},"
+          "{\"name\": \"request-latency\", \"value\": true},"
+          "{\"name\": \"tsc-clock\", \"value\": []},"
           "{\"name\": \"batch\", \"value\": [0, 3, 1]},"
           "{\"name\": \"time\", \"value\": []},"
           /* of no type that is known, of no schema, of another type */
           "{\"name\": \"future\", \"value\": [1]},"
           "{\"name\": \"unheard-of\", \"value\": 1},"
-          "{\"name\": \"poll-limit\", \"value\": [1]}]},"
+          "{\"name\": \"busy-time\", \"value\": [1]},"
+          "{\"name\": \"time-sum\", \"value\": {}},"
+          "{\"name\": \"poll-limit\", \"value\": [4000, 0, 32000]}]},"
           "{\"provider\": \"aio\", \"id\": \"main-loop\", \"stats\": []}],"
           " \"id\": $}\n" },
         { "\"target\":\"virtqueue\"", "{\"return\": ["
@@ -137,9 +142,9 @@ static void test_fetch(void)
           " \"id\": $}\n" },
         { NULL, NULL }
     };
-    static const uint64_t batch[] = { 0, 3, 1 };
-    g_autoptr(AioStatsSnapshot) s = NULL;
-    const AioStatsObject *main_loop, *vq;
+    static const uint64_t batch[] = { 0, 3, 1 }, limits[] = { 4000, 0, 32000 };
+    g_autoptr(AioStatsSnapshot) s = NULL, d = NULL;
+    const AioStatsObject *iothread, *main_loop, *vq;
     uint64_t value;
     Session session;
 
@@ -152,12 +157,24 @@ static void test_fetch(void)
     g_assert_cmpint(s->time_us[AIO_STATS_VIRTQUEUE], >=,
                     s->time_us[AIO_STATS_IOTHREAD]);
     g_assert_cmpuint(value_of(s, "iterations"), ==, 12);
-    g_assert_cmpuint(value_of(s, "tsc-clock"), ==, 1);
+    g_assert_cmpuint(value_of(s, "request-latency"), ==, 1);
     check_buckets(stat_of(s, "batch"), 3, batch);
     check_buckets(stat_of(s, "time"), 0, NULL);
     g_assert_null(stat_of(s, "future"));
     g_assert_null(stat_of(s, "unheard-of"));
+    g_assert_null(stat_of(s, "busy-time"));
+    g_assert_null(stat_of(s, "time-sum"));
+    /* a list of gauges is kept apart from scalars */
     g_assert_null(stat_of(s, "poll-limit"));
+    iothread = aio_stats_find(s, AIO_STATS_IOTHREAD, "iothread0", -1);
+    g_assert_cmpuint(g_hash_table_size(iothread->lists), ==, 2);
+    check_buckets(g_hash_table_lookup(iothread->lists, "poll-limit"), 3,
+                  limits);
+    check_buckets(g_hash_table_lookup(iothread->lists, "tsc-clock"), 0, NULL);
+    d = aio_stats_diff(s, s);
+    iothread = aio_stats_find(d, AIO_STATS_IOTHREAD, "iothread0", -1);
+    check_buckets(g_hash_table_lookup(iothread->lists, "poll-limit"), 3,
+                  limits);
     g_assert_cmpfloat_with_epsilon(stat_of(s, "time")->desc->scale * 1e9, 1,
                                    0.000001);
     g_assert_cmpstr(stat_of(s, "time")->desc->unit, ==, "seconds");
