@@ -259,7 +259,7 @@ static int compare_strings(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Lists are left out: nothing that could be a label tells their values apart. */
+/* Lists are left out: there is no label that tells their values apart. */
 static void add_object(GPtrArray *families, const AioStatsObject *o,
                        const char *vm)
 {
@@ -429,9 +429,10 @@ char *output_openmetrics(const Session *s, const AioStatsSnapshot *last)
         add_label(labels, "vm", s->name);
     }
     add_label(labels, "version", s->version);
+    /* A gauge: readers of the older text format do not know the type info. */
     g_string_append_printf(text,
-                           "# TYPE " PREFIX "qemu info\n"
-                           "# HELP " PREFIX "qemu The QEMU that these are"
+                           "# TYPE " PREFIX "qemu_info gauge\n"
+                           "# HELP " PREFIX "qemu_info The QEMU that these are"
                            " statistics of.\n"
                            PREFIX "qemu_info{%s} 1\n", labels->str);
     for (guint i = 0; i < last->objects->len; i++) {
