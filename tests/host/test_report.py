@@ -585,7 +585,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn("43 % busy", page.section("where"))
         stats["iothreads"][0]["window_s"] = 8.0
         page = self.page(doc)
-        self.assertIn("not accounted for", page.section("where"))
+        self.assertIn("busypolling, found somethingpolling for nothingwaiting"
+                      "not accounted for", page.section("where"))
         self.assertIn("21.5 % busy", page.section("where"))
 
     def test_batches(self) -> None:

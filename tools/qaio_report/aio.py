@@ -44,7 +44,9 @@ LOOP = (("loop-busy", "busy", "busy-time"),
         ("loop-hit", "polling, found something", "poll-hit-time"),
         ("loop-idle", "polling for nothing", "poll-idle-time"),
         ("loop-wait", "waiting", "wait-time"))
-UNKNOWN = ("cpu-other", "not accounted for")
+UNKNOWN = ("host", "not accounted for")
+# of a legend
+ORDER = [part[1] for part in PATH + (REST,) + LOOP + (UNKNOWN,)]
 
 
 class Way(NamedTuple):
@@ -161,9 +163,10 @@ class AioViews:
             "kick is noticed, and the driver's own part; at a fixed rate also "
             "the time until a due request is sent.")
         if clamped:
-            text += note("In %s the parts come to more than the latency, "
-                         "which counts other requests at the edges of the "
-                         "window: the rest is drawn as 0 there."
+            text += note("In %s the parts come to more than the latency "
+                         "(each is a median of its own, and at the edges of "
+                         "the window they count other requests): the rest is "
+                         "drawn as 0 there."
                          % words.thing(len(clamped), "bar"))
         return text + self.bars_by_device(
             "Mean latency", words.duration, self.latency_bars,

@@ -9,7 +9,7 @@ import sys
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import words
-from .aio import AioViews
+from .aio import ORDER, AioViews
 from .data import (DIMS, METRICS, Cell, Estimate, Run, estimate, group, ratio,
                    result_of)
 from .markup import (command, difference, document, esc, measured, note,
@@ -76,7 +76,7 @@ class Report:
 
     def legend(self) -> str:
         keys, self.keys = self.keys, {}
-        order = [name for _, name in KINDS]
+        order = [name for _, name in KINDS] + ORDER
         names = sorted(keys, key=lambda n: order.index(n) if n in order
                        else len(order))
         return '<div class="legend">%s</div>\n' % "".join(
