@@ -128,7 +128,9 @@ typedef struct AioStatsData {
     uint64_t io_uring_enters;
     uint64_t io_uring_cq_overflows;
     uint64_t peak_resets;       /* how many the peaks have followed */
-    AioStatsTimes used_time;    /* completion to the guest's used ring */
+    /* Completion to the guest's used ring.  Not of requests that completed
+     * within the system call that submitted them: these go straight on. */
+    AioStatsTimes used_time;
 } AioStatsData;
 
 /*
