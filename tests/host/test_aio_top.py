@@ -718,11 +718,12 @@ class Live:
         self.screen.feed(data)
         return True
 
-    def wait_for(self, pattern: str) -> str:
-        """The screen once it shows @pattern.  It is drawn from top to
-        bottom: what is below may be old."""
-        return self.wait_until(lambda text: re.search(pattern, text, re.M),
-                               pattern)
+    def wait_for(self, *patterns: str) -> str:
+        """The screen once it shows all @patterns.  It is drawn from top to
+        bottom: what is below may be old, and after a change of its size
+        anything may be."""
+        return self.wait_until(lambda text: all(
+            re.search(p, text, re.M) for p in patterns), str(patterns))
 
     def wait_until(self, check: Callable[[str], Any], what: str) -> str:
         end = time.monotonic() + LIMIT
@@ -1280,7 +1281,8 @@ class LiveTest(Case):
         live.wait_for(r'^disk0/1 ')
         live.resize(80, 24)
         # a long name is cut, with a mark
-        text = live.wait_for(r'^/machine/unattached/dev\+ ')
+        text = live.wait_for(r'^IOThread .* IOPS .{,60}$', r'^iothread10 ',
+                             r'^/machine/unattached/dev\+ .{,55}$')
         heading = next(line for line in text.split('\n')
                        if line.startswith('IOThread'))
         titles = heading.split()
@@ -1292,8 +1294,7 @@ class LiveTest(Case):
         self.assertEqual(titles, [t for t in full if t in titles])
         live.resize(20, 5)
         # no more than fits, whole
-        text = live.wait_for(r'^iothread10 +[\d.]+k$')
-        self.assertRegex(text, r'(?m)^IOThread +IOPS$')
+        live.wait_for(r'^IOThread +IOPS$', r'^iothread10 +[\d.]+k$')
         # the rest can be reached
         live.key('\x1bOB' * 3)
         live.wait_for(r'^virtqueue')
