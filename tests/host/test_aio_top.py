@@ -1046,14 +1046,14 @@ class OnceTest(Case):
             ('qemu_aio_qemu_info', frozenset({('version', '10.2.2')}))])
 
     def test_names_cannot_control_the_terminal(self) -> None:
-        self.serve(name='\x1b[2Jü\n', loops=[
+        self.serve(name='\x1b[2Jü\n\\n\\', loops=[
             Thing({'id': 'a\x1b[31m\x07b'}, {}, {})], queues=[])
         text = self.once()
         self.assertNotIn('\x1b', text)
         self.assertNotIn('\x07', text)
         self.assertIn('a?[31m?b', text)
         metrics = Metrics(self.once('--format', 'openmetrics'))
-        metrics.get('qemu_aio_qemu_info', vm='\x1b[2Jü\n', version='10.2.2')
+        metrics.get('qemu_aio_qemu_info', vm='\x1b[2Jü\n\\n\\', version='10.2.2')
 
     def test_output_cannot_be_written(self) -> None:
         self.serve()
