@@ -496,6 +496,15 @@ void aio_queue_stats_free(AioQueueStats *q)
     }
 }
 
+/* A request that came by migration is completed here without being counted as
+ * taken. */
+static uint64_t in_flight_of(const AioQueueData *d)
+{
+    uint64_t ended = d->completions + d->dropped;
+
+    return d->requests > ended ? d->requests - ended : 0;
+}
+
 static void queue_read(AioQueueStats *q, AioQueueData *data,
                        AioStatsTimes *latency)
 {
@@ -518,7 +527,7 @@ void aio_queue_stats_read(AioQueueStats *q, AioQueueData *data,
                           AioStatsTimes *latency, uint64_t *in_flight)
 {
     queue_read(q, data, latency);
-    *in_flight = data->requests - data->dropped - data->completions;
+    *in_flight = in_flight_of(data);
     subtract(data, &q->baseline, sizeof(*data));
     subtract(latency, &q->latency_baseline, sizeof(*latency));
 }
@@ -526,6 +535,11 @@ void aio_queue_stats_read(AioQueueStats *q, AioQueueData *data,
 void aio_queue_stats_reset(AioQueueStats *q)
 {
     queue_read(q, &q->baseline, &q->latency_baseline);
+}
+
+void aio_queue_stats_drop_all(AioQueueStats *q)
+{
+    aio_queue_stats_drop(q, in_flight_of(&q->data));
 }
 
 void aio_queue_stats_batch_slow(AioQueueStats *q)

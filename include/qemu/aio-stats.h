@@ -448,13 +448,16 @@ static inline void aio_queue_stats_pop(AioQueueStats *q, int64_t *start)
     }
 }
 
-/* A request that was taken is given back, or will never be completed. */
-static inline void aio_queue_stats_drop(AioQueueStats *q)
+/* @n requests that were taken are given back, or will never be completed. */
+static inline void aio_queue_stats_drop(AioQueueStats *q, uint64_t n)
 {
     seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.dropped, 1);
+    aio_stats_inc(&q->data.dropped, n);
     seqlock_write_end(&q->lock);
 }
+
+/* All requests that are in flight: the queue is reset. */
+void aio_queue_stats_drop_all(AioQueueStats *q);
 
 void aio_queue_stats_batch_slow(AioQueueStats *q);
 

@@ -443,7 +443,7 @@ static void test_queue(void)
     aio_queue_stats_batch(q);
     aio_queue_stats_batch(q);           /* found nothing */
     aio_queue_stats_publish(q, 3);
-    aio_queue_stats_drop(q);
+    aio_queue_stats_drop(q, 1);
     aio_queue_stats_notify(q, true);
     aio_queue_stats_notify(q, true);
     aio_queue_stats_notify(q, false);
@@ -468,6 +468,14 @@ static void test_queue(void)
     aio_queue_stats_read(q, &d, latency, &in_flight);
     g_assert_cmpuint(d.requests, ==, 0);
     g_assert_cmpuint(d.completions, ==, 1);
+    g_assert_cmpuint(in_flight, ==, 0);
+
+    aio_queue_stats_pop(q, &start);
+    aio_queue_stats_pop(q, &start);
+    aio_queue_stats_drop_all(q);
+    aio_queue_stats_drop_all(q);
+    aio_queue_stats_read(q, &d, latency, &in_flight);
+    g_assert_cmpuint(d.dropped, ==, 2);
     g_assert_cmpuint(in_flight, ==, 0);
     aio_queue_stats_free(q);
     g_assert(QTAILQ_EMPTY(&aio_queue_stats_list));
