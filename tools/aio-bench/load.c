@@ -54,9 +54,9 @@ typedef struct __attribute__((aligned(CACHE_LINE))) LoadThread {
     LoadPhase seen;
     bool measuring;
     uint64_t window_start_ns;
-    /* counted all the time, and taken over when the window ends */
-    uint64_t kicks;
-    uint64_t notifications;
+    /* counted all the time; what a window had is taken when it ends */
+    LoadTotals total;
+    LoadTotals window_start;        /* .total when it began */
     uint64_t busy_ns;
     LoadStats stats;
     /* Written by this thread, read by the control thread. */
@@ -222,6 +222,8 @@ static void complete(LoadThread *t, QueueLoad *ql, uint64_t now)
     } else if (spec->verify) {
         verify_slot(t, s);
     }
+    t->total.ios[s->is_write]++;
+    t->total.bytes[s->is_write] += s->bytes;
     if (t->measuring) {
         hist_add(&t->stats.lat[s->is_write], now - s->submit_ns);
         t->stats.ios[s->is_write]++;
@@ -258,7 +260,7 @@ static void publish(LoadThread *t, QueueLoad *ql, uint64_t work_start)
                 work_start = 0;
             }
             virtio_queue_kick(q);
-            t->kicks++;
+            t->total.kicks++;
         }
     }
     if (work_start) {
@@ -404,7 +406,7 @@ static void idle(LoadThread *t)
 
         if (pfd[i].revents & POLLIN &&
             read(pfd[i].fd, &count, sizeof(count)) == sizeof(count)) {
-            t->notifications += count;
+            t->total.notifications += count;
         }
     }
 }
@@ -448,14 +450,16 @@ static void enter_phase(LoadThread *t, LoadPhase phase)
 
     if (phase == PHASE_MEASURE) {
         stats_reset(&t->stats);
-        t->kicks = t->notifications = t->busy_ns = 0;
+        t->window_start = t->total;
+        t->busy_ns = 0;
         t->window_start_ns = now;
         t->measuring = true;
     } else if (t->measuring) {
         t->measuring = false;
         t->stats.window_ns = now - t->window_start_ns;
-        t->stats.kicks = t->kicks;
-        t->stats.notifications = t->notifications;
+        t->stats.kicks = t->total.kicks - t->window_start.kicks;
+        t->stats.notifications = t->total.notifications -
+                                 t->window_start.notifications;
         t->stats.busy_ns = t->busy_ns;
         for (unsigned i = 0; t->run->spec.rate && i < t->n_queues; i++) {
             count_overdue(t, &t->queues[i], now);
@@ -662,10 +666,14 @@ bool load_finished(LoadRun *run)
 static void merge_stats(LoadStats *to, LoadStats *from)
 {
     for (unsigned d = 0; d < 2; d++) {
+        to->total.ios[d] += from->total.ios[d];
+        to->total.bytes[d] += from->total.bytes[d];
         hist_merge(&to->lat[d], &from->lat[d]);
         to->ios[d] += from->ios[d];
         to->bytes[d] += from->bytes[d];
     }
+    to->total.kicks += from->total.kicks;
+    to->total.notifications += from->total.notifications;
     to->kicks += from->kicks;
     to->notifications += from->notifications;
     to->errors += from->errors;
@@ -687,6 +695,7 @@ void load_finish(LoadRun *run, LoadStats *stats)
         LoadThread *t = &run->threads[i];
 
         g_thread_join(t->thread);
+        t->stats.total = t->total;
         merge_stats(stats, &t->stats);
         for (unsigned q = 0; q < t->n_queues; q++) {
             g_free(t->queues[q].idle_slots);

@@ -73,7 +73,15 @@ typedef struct LoadError {
     char *status;               /* what the device said, or the mismatch */
 } LoadError;
 
-/* What driver threads counted in the measured window. */
+/* What the driver did in all of a run, from its first request to its last. */
+typedef struct LoadTotals {
+    uint64_t ios[2];            /* completed, failed ones too; reads, writes */
+    uint64_t bytes[2];
+    uint64_t kicks;
+    uint64_t notifications;     /* only with DRIVER_IRQ */
+} LoadTotals;
+
+/* What driver threads counted in the measured window, if not said otherwise. */
 typedef struct LoadStats {
     /* Nanoseconds; reads, writes. At a fixed rate, requests that were due and
      * have not completed when the window ends count as well, with the time
@@ -83,11 +91,12 @@ typedef struct LoadStats {
     uint64_t bytes[2];
     uint64_t kicks;
     uint64_t notifications;     /* only with DRIVER_IRQ */
-    uint64_t errors;
+    uint64_t errors;            /* in all of the run */
     uint64_t missed;            /* at a fixed rate: due, but never sent */
     uint64_t window_ns;         /* longest window of a driver thread */
     uint64_t busy_ns;           /* driver's own work, kicks not included */
     LoadError first_error;      /* .status NULL if there was none */
+    LoadTotals total;
 } LoadStats;
 
 typedef struct LoadRun LoadRun;
