@@ -239,8 +239,13 @@ static void walk_virtqueue(Walk *w, const AioQueueData *d,
                            const AioStatsTimes *latency, uint64_t in_flight,
                            uint64_t poll_limit_ns, bool notifications)
 {
+    uint64_t batches = 0;
+
+    for (int i = 0; i < AIO_STATS_BATCH_BUCKETS; i++) {
+        batches += d->batch[i];
+    }
     walk_count(w, "kicks", d->kicks);
-    walk_count(w, "batches", d->batches);
+    walk_count(w, "batches", batches);
     walk_batches(w, "pop-batch", d->batch);
     walk_count(w, "requests", d->requests);
     walk_count(w, "dropped", d->dropped);
@@ -251,9 +256,7 @@ static void walk_virtqueue(Walk *w, const AioQueueData *d,
         walk_count(w, "notifications-sent", d->notifications_sent);
         walk_count(w, "notifications-suppressed",
                    d->notifications_suppressed);
-        /* one that was wanted may be sent after a reset between the two */
-        walk_count(w, "notifications-coalesced", d->notifications_wanted -
-                   MIN(d->notifications_wanted, d->notifications_sent));
+        walk_count(w, "notifications-coalesced", d->notifications_coalesced);
     }
     walk_scalar(w, "poll-limit", STATS_TYPE_INSTANT, nanoseconds,
                 poll_limit_ns);

@@ -479,7 +479,6 @@ AioQueueStats *aio_queue_stats_new(void *owner, const AioQueueOwnerOps *ops,
     AioQueueStats *q = qemu_memalign(64, sizeof(*q));
 
     memset(q, 0, sizeof(*q));
-    seqlock_init(&q->lock);
     seqlock_init(&q->latency_lock);
     q->owner = owner;
     q->ops = ops;
@@ -508,12 +507,25 @@ static uint64_t in_flight_of(const AioQueueData *d)
 static void queue_read(AioQueueStats *q, AioQueueData *data,
                        AioStatsTimes *latency)
 {
-    QEMU_BUILD_BUG_ON(sizeof(*data) % sizeof(uint64_t));
-
-    /* some hundred bytes, read much faster than they change */
-    while (!try_read(&q->lock, &q->data, data, sizeof(*data))) {
-        cpu_relax();
+    /* effects before causes */
+    for (int i = 0; i < AIO_STATS_BATCH_BUCKETS; i++) {
+        data->batch[i] = qatomic_read_u64(&q->data.batch[i]);
     }
+    data->notifications_coalesced =
+        qatomic_read_u64(&q->data.notifications_coalesced);
+    data->notifications_sent = qatomic_read_u64(&q->data.notifications_sent);
+    data->notifications_suppressed =
+        qatomic_read_u64(&q->data.notifications_suppressed);
+    smp_rmb(); /* pairs with smp_wmb() in aio_queue_stats_inc() */
+    data->publications = qatomic_read_u64(&q->data.publications);
+    smp_rmb(); /* pairs with smp_wmb() in aio_queue_stats_inc() */
+    data->completions = qatomic_read_u64(&q->data.completions);
+    data->dropped = qatomic_read_u64(&q->data.dropped);
+    smp_rmb(); /* pairs with smp_wmb() in aio_queue_stats_inc() */
+    data->requests = qatomic_read_u64(&q->data.requests);
+    smp_rmb(); /* pairs with smp_wmb() in aio_queue_stats_inc() */
+    data->kicks = qatomic_read_u64(&q->data.kicks);
+
     for (unsigned i = 0; i < LATENCY_ATTEMPTS; i++) {
         if (try_read(&q->latency_lock, &q->latency, latency,
                      sizeof(*latency))) {
@@ -542,18 +554,6 @@ void aio_queue_stats_drop_all(AioQueueStats *q)
     aio_queue_stats_drop(q, in_flight_of(&q->data));
 }
 
-void aio_queue_stats_batch_slow(AioQueueStats *q)
-{
-    AioQueueData *d = &q->data;
-    uint64_t n = d->requests - q->batch_start;
-
-    q->batch_start = d->requests;
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&d->batches, 1);
-    aio_stats_inc(&d->batch[aio_stats_batch_bucket(n)], 1);
-    seqlock_write_end(&q->lock);
-}
-
 void aio_queue_stats_kick(AioQueueStats *q, uint64_t n)
 {
     uint64_t self = MIN(n, qatomic_read(&q->self_kicks));
@@ -561,9 +561,7 @@ void aio_queue_stats_kick(AioQueueStats *q, uint64_t n)
     if (self) {
         qatomic_sub(&q->self_kicks, self);
     }
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.kicks, n - self);
-    seqlock_write_end(&q->lock);
+    aio_queue_stats_inc(&q->data.kicks, n - self);
 }
 
 void aio_stats_used_latency(AioStats *s, uint64_t n)

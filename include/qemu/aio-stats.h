@@ -376,25 +376,31 @@ void aio_stats_io_uring_enter(AioStats *s);
  *
  * Written by the thread that may pop from and push to the queue, or holds the
  * lock that this takes; ctx is set by the thread that attaches the queue.
+ *
+ * These are counted for each request of the fastest devices, so there is no
+ * sequence lock.  Instead the counters below are written in the order of
+ * causes and effects, and read in the opposite order: a reader never sees an
+ * effect without its cause.
  */
 typedef struct AioQueueData {
     uint64_t kicks;
-    uint64_t batches;
-    uint64_t batch[AIO_STATS_BATCH_BUCKETS];
     uint64_t requests;
     uint64_t dropped;           /* of these: never to be completed */
     uint64_t completions;
     uint64_t publications;
-    uint64_t notifications_wanted;
     uint64_t notifications_suppressed;
     uint64_t notifications_sent;
+    uint64_t notifications_coalesced;
+    uint64_t batch[AIO_STATS_BATCH_BUCKETS];
 } AioQueueData;
 
 typedef struct AioQueueStats AioQueueStats;
 struct AioQueueStats {
-    QemuSeqLock lock;
     AioQueueData data;
+    /* Writer's */
     uint64_t batch_start;       /* data.requests when the batch began */
+    uint64_t notifications_due; /* wanted, not sent yet */
+
     unsigned self_kicks;        /* atomic: kicks by QEMU itself, unread */
 
     QemuSeqLock latency_lock;
@@ -431,14 +437,20 @@ void aio_queue_stats_read(AioQueueStats *q, AioQueueData *data,
                           AioStatsTimes *latency, uint64_t *in_flight);
 void aio_queue_stats_reset(AioQueueStats *q);
 
+/* Count what was caused by what was counted before. */
+static inline void aio_queue_stats_inc(uint64_t *counter, uint64_t n)
+{
+    /* Pairs with smp_rmb() in queue_read(). */
+    smp_wmb();
+    qatomic_set_u64(counter, *counter + n);
+}
+
 /* A request was taken; *@start is for aio_queue_stats_latency(), 0 unless
  * per-request latency is on. */
 static inline void aio_queue_stats_pop(AioQueueStats *q, int64_t *start)
 {
     *start = 0;
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.requests, 1);
-    seqlock_write_end(&q->lock);
+    aio_queue_stats_inc(&q->data.requests, 1);
     if (unlikely(qatomic_read(&aio_stats_request_latency_users))) {
         AioStats *s = aio_stats_current();
 
@@ -451,21 +463,20 @@ static inline void aio_queue_stats_pop(AioQueueStats *q, int64_t *start)
 /* @n requests that were taken are given back, or will never be completed. */
 static inline void aio_queue_stats_drop(AioQueueStats *q, uint64_t n)
 {
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.dropped, n);
-    seqlock_write_end(&q->lock);
+    aio_queue_stats_inc(&q->data.dropped, n);
 }
 
 /* All requests that are in flight: the queue is reset. */
 void aio_queue_stats_drop_all(AioQueueStats *q);
 
-void aio_queue_stats_batch_slow(AioQueueStats *q);
-
 /* The handler of the queue has done what it can. */
 static inline void aio_queue_stats_batch(AioQueueStats *q)
 {
-    if (q->data.requests != q->batch_start) {
-        aio_queue_stats_batch_slow(q);
+    uint64_t n = q->data.requests - q->batch_start;
+
+    if (n) {
+        q->batch_start = q->data.requests;
+        aio_queue_stats_inc(&q->data.batch[aio_stats_batch_bucket(n)], 1);
     }
 }
 
@@ -478,10 +489,8 @@ static inline void aio_queue_stats_publish(AioQueueStats *q, uint64_t n)
 {
     AioStats *s = aio_stats_current();
 
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.completions, n);
-    aio_stats_inc(&q->data.publications, 1);
-    seqlock_write_end(&q->lock);
+    aio_queue_stats_inc(&q->data.completions, n);
+    aio_queue_stats_inc(&q->data.publications, 1);
     if (s && s->reaped) {
         if (unlikely(qatomic_read(&s->request_latency))) {
             aio_stats_used_latency(s, n);
@@ -495,21 +504,22 @@ static inline void aio_queue_stats_publish(AioQueueStats *q, uint64_t n)
 /* Whether the driver wants to be notified of what was published. */
 static inline void aio_queue_stats_notify(AioQueueStats *q, bool wanted)
 {
-    seqlock_write_begin(&q->lock);
     if (wanted) {
-        aio_stats_inc(&q->data.notifications_wanted, 1);
+        q->notifications_due++;
     } else {
-        aio_stats_inc(&q->data.notifications_suppressed, 1);
+        aio_queue_stats_inc(&q->data.notifications_suppressed, 1);
     }
-    seqlock_write_end(&q->lock);
 }
 
-/* It was notified.  Several that are wanted may be sent as one. */
+/* It is notified, once for all that was wanted since the last time. */
 static inline void aio_queue_stats_sent(AioQueueStats *q)
 {
-    seqlock_write_begin(&q->lock);
-    aio_stats_inc(&q->data.notifications_sent, 1);
-    seqlock_write_end(&q->lock);
+    aio_queue_stats_inc(&q->data.notifications_sent, 1);
+    if (q->notifications_due > 1) {
+        aio_queue_stats_inc(&q->data.notifications_coalesced,
+                            q->notifications_due - 1);
+    }
+    q->notifications_due = 0;
 }
 
 /* QEMU is about to kick the queue itself.  Any thread. */
