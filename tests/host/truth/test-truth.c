@@ -160,6 +160,8 @@ static void set_up_tsan(const char *suppressions)
                         "", suppressions ? suppressions : "");
 
     g_setenv("TSAN_OPTIONS", options, true);
+    /* older GLib's own allocator reuses memory unseen */
+    g_setenv("G_SLICE", "always-malloc", true);
     personality(ADDR_NO_RANDOMIZE);
 }
 
