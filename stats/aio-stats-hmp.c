@@ -14,7 +14,7 @@
 
 /* What an event loop had done when its load was shown last. */
 typedef struct LastSeen {
-    AioStats *stats;
+    uint64_t generation;
     int64_t time;
     AioStatsData data;
 } LastSeen;
@@ -28,7 +28,7 @@ static const char *const engine_names[AIO_STATS_ENGINE__MAX] = {
     [AIO_STATS_THREADS] = "threads",
 };
 
-static LastSeen *find_last_seen(const char *id, AioStats *stats)
+static LastSeen *find_last_seen(const char *id, const AioStats *stats)
 {
     LastSeen *last;
 
@@ -41,9 +41,10 @@ static LastSeen *find_last_seen(const char *id, AioStats *stats)
         last = g_new0(LastSeen, 1);
         g_hash_table_insert(last_seen, g_strdup(id), last);
     }
-    if (last->stats != stats) {
+    if (last->generation != stats->generation) {
+        /* another one of the same name, or reset in the meantime */
         memset(last, 0, sizeof(*last));
-        last->stats = stats;
+        last->generation = stats->generation;
     }
     return last;
 }
@@ -68,11 +69,6 @@ void hmp_print_aio_load(Monitor *mon, const char *id, AioContext *ctx)
     double busy, hit, idle, wait, sum;
 
     aio_stats_read(ctx->stats, data);
-    if (new->iterations < old->iterations) {
-        /* reset in the meantime */
-        memset(&last->data, 0, sizeof(last->data));
-        last->time = 0;
-    }
     busy = new->busy_ns - old->busy_ns;
     hit = new->poll_hit_ns - old->poll_hit_ns;
     idle = new->poll_idle_ns - old->poll_idle_ns;

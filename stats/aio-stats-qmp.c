@@ -23,7 +23,7 @@
 #include "system/stats.h"
 
 #define MAIN_LOOP_ID "main-loop"
-#define MAX_POLL_LIMITS 256
+#define MAX_POLL_LIMITS 2048
 
 static const char *const engine_names[AIO_STATS_ENGINE__MAX] = {
     [AIO_STATS_IO_URING] = "io-uring",
@@ -264,15 +264,15 @@ static void walk_virtqueue(Walk *w, const AioQueueData *d,
 }
 
 /*
- * Kernel threads that work on io_uring requests of thread @tid, because these
- * cannot be done without blocking.  The kernel names them after the thread.
- * It does not tell which requests they got.
+ * Kernel threads that work on io_uring requests, because these cannot be done
+ * without blocking: how many, by the thread id of the AioContext's thread,
+ * after which the kernel names them.  It does not tell which requests they
+ * got.  To be unreferenced.
  */
-static unsigned count_io_uring_workers(int tid)
+static GHashTable *count_io_uring_workers(void)
 {
-    unsigned count = 0;
+    GHashTable *workers = g_hash_table_new(NULL, NULL);
 #ifdef CONFIG_LINUX
-    g_autofree char *wanted = g_strdup_printf("iou-wrk-%d\n", tid);
     DIR *dir = opendir("/proc/self/task");
     struct dirent *entry;
 
@@ -280,41 +280,90 @@ static unsigned count_io_uring_workers(int tid)
         g_autofree char *path = g_strdup_printf("/proc/self/task/%s/comm",
                                                 entry->d_name);
         g_autofree char *comm = NULL;
+        int tid;
 
         if (g_file_get_contents(path, &comm, NULL, NULL) &&
-            g_str_equal(comm, wanted)) {
-            count++;
+            sscanf(comm, "iou-wrk-%d", &tid) == 1) {
+            gpointer key = GINT_TO_POINTER(tid);
+            guint n = GPOINTER_TO_UINT(g_hash_table_lookup(workers, key));
+
+            g_hash_table_insert(workers, key, GUINT_TO_POINTER(n + 1));
         }
     }
     if (dir) {
         closedir(dir);
     }
 #endif
-    return count;
+    return workers;
 }
 
-static void extra_fill(LoopExtra *x, AioContext *ctx, const AioStatsData *d,
-                       int tid)
+/* CPU time of @thread, NULL being this one.  False if it cannot be had. */
+static bool thread_cpu_ns(const QemuThread *thread, uint64_t *ns)
 {
-    x->request_latency = ctx->stats->request_latency;
-    if (d->backend[AIO_STATS_IO_URING].submissions) {
-        x->io_uring_workers = count_io_uring_workers(tid);
-    }
-    x->num_poll_limits = aio_get_poll_limits(ctx, -1, x->poll_limits,
-                                             MAX_POLL_LIMITS);
-}
-
-#ifndef _WIN32
-static void extra_cpu_time(LoopExtra *x, clockid_t clock)
-{
+#ifdef CONFIG_LINUX
+    clockid_t clock = CLOCK_THREAD_CPUTIME_ID;
     struct timespec ts;
 
-    if (clock_gettime(clock, &ts) == 0) {
-        x->has_cpu_ns = true;
-        x->cpu_ns = ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+    if ((!thread ||
+         pthread_getcpuclockid(thread->thread, &clock) == 0) &&
+        clock_gettime(clock, &ts) == 0) {
+        *ns = ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+        return true;
     }
-}
 #endif
+    return false;
+}
+
+/* An event loop, as the callbacks below get it. */
+typedef struct EventLoop {
+    const char *id;
+    Object *obj;                        /* NULL: main loop */
+    AioContext *ctx;
+    const QemuThread *thread;           /* NULL: this one */
+    bool has_thread;                    /* it runs */
+    int tid;
+} EventLoop;
+
+typedef void EventLoopFunc(const EventLoop *loop, void *opaque);
+
+typedef struct EventLoopCall {
+    EventLoopFunc *fn;
+    void *opaque;
+} EventLoopCall;
+
+static int call_for_iothread(Object *obj, void *opaque)
+{
+    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
+    EventLoopCall *call = opaque;
+
+    if (iothread && iothread->ctx) {
+        EventLoop loop = {
+            .id = object_get_canonical_path_component(obj),
+            .obj = obj,
+            .ctx = iothread->ctx,
+            .thread = &iothread->thread,
+            .has_thread = !iothread->stopping,
+            .tid = iothread->thread_id,
+        };
+
+        call->fn(&loop, call->opaque);
+    }
+    return 0;
+}
+
+static void for_each_event_loop(EventLoopFunc *fn, void *opaque)
+{
+    EventLoopCall call = { fn, opaque };
+    EventLoop main_loop = {
+        .id = MAIN_LOOP_ID,
+        .ctx = qemu_get_aio_context(),
+        .has_thread = true,
+        .tid = getpid(),
+    };
+
+    fn(&main_loop, opaque);
+    object_child_foreach(object_get_objects_root(), call_for_iothread, &call);
+}
 
 static void add_result(StatsResultList **result, Walk *w, char *id,
                        char *qom_path, bool has_queue, unsigned queue,
@@ -332,69 +381,60 @@ static void add_result(StatsResultList **result, Walk *w, char *id,
     QAPI_LIST_PREPEND(*result, r);
 }
 
-typedef struct IOThreadQuery {
+typedef struct EventLoopQuery {
     StatsResultList **result;
     strList *names;
     strList *targets;
     AioStatsData *data;
-} IOThreadQuery;
+    GHashTable *io_uring_workers;       /* NULL: not needed so far */
+} EventLoopQuery;
 
-static int query_iothread(Object *obj, void *opaque)
+static void query_event_loop(const EventLoop *loop, void *opaque)
 {
-    IOThreadQuery *q = opaque;
-    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
-    g_autofree LoopExtra *x = g_new0(LoopExtra, 1);
+    EventLoopQuery *q = opaque;
+    AioStats *stats = loop->ctx->stats;
+    g_autofree LoopExtra *x = NULL;
     Walk w;
 
-    if (!iothread || !iothread->ctx ||
-        !apply_str_list_filter(object_get_canonical_path_component(obj),
-                               q->targets)) {
-        return 0;
-    }
-    aio_stats_read(iothread->ctx->stats, q->data);
-    extra_fill(x, iothread->ctx, q->data, iothread->thread_id);
-#ifndef _WIN32
-    if (!iothread->stopping) {
-        clockid_t clock;
-
-        if (pthread_getcpuclockid(iothread->thread.thread, &clock) == 0) {
-            extra_cpu_time(x, clock);
-        }
-    }
-#endif
-    walk_init(&w, q->names, false);
-    walk_iothread(&w, q->data, x);
-    add_result(q->result, &w, iothread_get_id(iothread),
-               object_get_canonical_path(obj), false, 0, NULL);
-    return 0;
-}
-
-static void query_main_loop(IOThreadQuery *q)
-{
-    AioContext *ctx = qemu_get_aio_context();
-    g_autofree LoopExtra *x = g_new0(LoopExtra, 1);
-    Walk w;
-
-    if (!apply_str_list_filter(MAIN_LOOP_ID, q->targets)) {
+    if (!apply_str_list_filter(loop->id, q->targets)) {
         return;
     }
-    aio_stats_read(ctx->stats, q->data);
-    extra_fill(x, ctx, q->data, getpid());
-#ifndef _WIN32
-    extra_cpu_time(x, CLOCK_THREAD_CPUTIME_ID);
-#endif
+    x = g_new0(LoopExtra, 1);
+    aio_stats_read(stats, q->data);
+    if (loop->has_thread && thread_cpu_ns(loop->thread, &x->cpu_ns)) {
+        x->has_cpu_ns = true;
+        x->cpu_ns -= stats->cpu_ns_baseline;
+    }
+    x->request_latency = stats->request_latency;
+    if (apply_str_list_filter("io-uring-workers", q->names)) {
+        if (!q->io_uring_workers) {
+            q->io_uring_workers = count_io_uring_workers();
+        }
+        x->io_uring_workers = GPOINTER_TO_UINT(
+            g_hash_table_lookup(q->io_uring_workers,
+                                GINT_TO_POINTER(loop->tid)));
+    }
+    x->num_poll_limits = aio_get_poll_limits(loop->ctx, -1, x->poll_limits,
+                                             MAX_POLL_LIMITS);
     walk_init(&w, q->names, false);
     walk_iothread(&w, q->data, x);
-    add_result(q->result, &w, g_strdup(MAIN_LOOP_ID), NULL, false, 0, NULL);
+    add_result(q->result, &w, g_strdup(loop->id),
+               loop->obj ? object_get_canonical_path(loop->obj) : NULL,
+               false, 0, NULL);
 }
 
 /* Every one of @targets is there? */
 static bool check_iothreads(strList *targets, Error **errp)
 {
     for (; targets; targets = targets->next) {
-        if (!g_str_equal(targets->value, MAIN_LOOP_ID) &&
-            !object_resolve_path_component(object_get_objects_root(),
-                                           targets->value)) {
+        Object *obj;
+
+        if (g_str_equal(targets->value, MAIN_LOOP_ID)) {
+            continue;
+        }
+        obj = object_resolve_path_component(object_get_objects_root(),
+                                            targets->value);
+        if (!obj || !object_dynamic_cast(obj, TYPE_IOTHREAD)) {
             error_setg(errp, "'%s' is no IOThread; the main loop is '%s'",
                        targets->value, MAIN_LOOP_ID);
             return false;
@@ -403,11 +443,11 @@ static bool check_iothreads(strList *targets, Error **errp)
     return true;
 }
 
-static void query_iothreads(StatsResultList **result, strList *names,
-                            strList *targets, Error **errp)
+static void query_event_loops(StatsResultList **result, strList *names,
+                              strList *targets, Error **errp)
 {
     g_autofree AioStatsData *data = g_new(AioStatsData, 1);
-    IOThreadQuery q = {
+    EventLoopQuery q = {
         .result = result,
         .names = names,
         .targets = targets,
@@ -415,8 +455,8 @@ static void query_iothreads(StatsResultList **result, strList *names,
     };
 
     if (check_iothreads(targets, errp)) {
-        query_main_loop(&q);
-        object_child_foreach(object_get_objects_root(), query_iothread, &q);
+        for_each_event_loop(query_event_loop, &q);
+        g_clear_pointer(&q.io_uring_workers, g_hash_table_unref);
     }
 }
 
@@ -444,10 +484,21 @@ static char *iothread_of(AioContext *ctx)
     return ctx_to_id[1] ?: g_strdup(MAIN_LOOP_ID);
 }
 
+/* By id, or by path of the virtio device or of what it is a part of. */
 static bool queue_is_wanted(const char *id, const char *path, strList *targets)
 {
-    return !targets || (id && apply_str_list_filter(id, targets)) ||
-           (path && apply_str_list_filter(path, targets));
+    if (!targets || (id && apply_str_list_filter(id, targets))) {
+        return true;
+    }
+    for (; path && targets; targets = targets->next) {
+        size_t n = strlen(targets->value);
+
+        if (n && !strncmp(path, targets->value, n) &&
+            (path[n] == '/' || path[n] == '\0')) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Every one of @targets has a queue? */
@@ -517,7 +568,7 @@ static void aio_stats_cb(StatsResultList **result, StatsTarget target,
 {
     switch (target) {
     case STATS_TARGET_IOTHREAD:
-        query_iothreads(result, names, targets, errp);
+        query_event_loops(result, names, targets, errp);
         break;
     case STATS_TARGET_VIRTQUEUE:
         query_virtqueues(result, names, targets, errp);
@@ -544,22 +595,21 @@ static void aio_stats_schemas_cb(StatsSchemaList **result, Error **errp)
                      w.schema);
 }
 
-static int reset_iothread(Object *obj, void *opaque)
+static void reset_event_loop(const EventLoop *loop, void *opaque)
 {
-    IOThread *iothread = (IOThread *)object_dynamic_cast(obj, TYPE_IOTHREAD);
+    AioStats *stats = loop->ctx->stats;
 
-    if (iothread && iothread->ctx) {
-        aio_stats_reset(iothread->ctx->stats);
+    aio_stats_reset(stats);
+    if (loop->has_thread) {
+        thread_cpu_ns(loop->thread, &stats->cpu_ns_baseline);
     }
-    return 0;
 }
 
 static void aio_stats_reset_cb(void)
 {
     AioQueueStats *q;
 
-    aio_stats_reset(qemu_get_aio_context()->stats);
-    object_child_foreach(object_get_objects_root(), reset_iothread, NULL);
+    for_each_event_loop(reset_event_loop, NULL);
     QTAILQ_FOREACH(q, &aio_queue_stats_list, next) {
         aio_queue_stats_reset(q);
     }

@@ -31,6 +31,8 @@ unsigned aio_stats_request_latency_users;
 AioQueueStatsList aio_queue_stats_list =
     QTAILQ_HEAD_INITIALIZER(aio_queue_stats_list);
 
+static unsigned long generations;
+
 QEMU_DEFINE_STATIC_CO_TLS(AioStats *, my_aio_stats)
 
 AioStats *aio_stats_current(void)
@@ -60,6 +62,7 @@ AioStats *aio_stats_new(void)
     s->poll_end = s->now;
     s->data.loop.state = AIO_STATS_WAITING;
     s->data.loop.since = s->now;
+    s->generation = qatomic_fetch_inc(&generations);
     return s;
 }
 
@@ -161,6 +164,12 @@ static void read_now(AioStats *s, AioStatsData *data)
             data->backend[e].in_flight_peak = data->backend[e].in_flight;
         }
     }
+    for (int e = 0; e < AIO_STATS_ENGINE__MAX; e++) {
+        /* it was as many when the counters were reset */
+        data->backend[e].in_flight_peak =
+            MAX(data->backend[e].in_flight_peak,
+                s->baseline.backend[e].in_flight);
+    }
 }
 
 static void subtract(void *data, const void *baseline, size_t size)
@@ -195,7 +204,11 @@ void aio_stats_read(AioStats *s, AioStatsData *data)
 
 void aio_stats_reset(AioStats *s)
 {
-    read_now(s, &s->baseline);
+    g_autofree AioStatsData *now = g_new(AioStatsData, 1);
+
+    read_now(s, now);
+    s->baseline = *now;
+    s->generation = qatomic_fetch_inc(&generations);
     qatomic_set(&s->peak_resets_wanted, s->peak_resets_wanted + 1);
 }
 
@@ -203,8 +216,7 @@ void aio_stats_set_request_latency(AioStats *s, bool on)
 {
     if (on != s->request_latency) {
         qatomic_set(&s->request_latency, on);
-        qatomic_set(&aio_stats_request_latency_users,
-                    aio_stats_request_latency_users + (on ? 1 : -1));
+        qatomic_add(&aio_stats_request_latency_users, on ? 1 : -1);
     }
 }
 
@@ -238,8 +250,9 @@ unsigned aio_get_poll_limits(AioContext *ctx, int fd, uint64_t *limits,
     qemu_lockcnt_inc(&ctx->list_lock);
     QLIST_FOREACH_RCU(node, &ctx->aio_handlers, node) {
         if (n < max && node->io_poll && (fd < 0 || node->pfd.fd == fd) &&
-            !QLIST_IS_INSERTED(node, node_deleted)) {
-            /* pairs with adjust_polling_time(); any recent value will do */
+            node->pfd.fd >= 0) {
+            /* one that was just deleted is as good: any recent value will do;
+             * pairs with adjust_polling_time() */
             limits[n++] = qatomic_read_i64(&node->poll.ns);
         }
     }
@@ -317,7 +330,10 @@ int64_t aio_stats_loop_wake(AioStats *s, bool waited, bool blocking)
 
     aio_stats_begin(s);
     aio_stats_inc(&loop->iterations, 1);
-    if (waited && blocking) {
+    if (loop->state == AIO_STATS_BUSY) {
+        /* while GLib waited, a vCPU thread ran this loop under the BQL */
+        aio_stats_inc(&loop->busy_ns, aio_clock_diff(now, loop->since));
+    } else if (waited && blocking) {
         aio_stats_inc(&loop->waits, 1);
         aio_stats_inc(&loop->wait_ns, ns);
     } else {

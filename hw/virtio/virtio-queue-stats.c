@@ -5,6 +5,7 @@
  */
 #include "qemu/osdep.h"
 #include "hw/qdev-core.h"
+#include "hw/virtio/virtio-bus.h"
 #include "hw/virtio/virtio-queue-stats.h"
 
 /* The name that the user gave the device; that of a virtio device proper is
@@ -13,8 +14,9 @@ static char *get_id(void *owner)
 {
     DeviceState *dev = DEVICE(owner);
 
-    while (dev && !dev->id) {
-        dev = dev->parent_bus ? dev->parent_bus->parent : NULL;
+    if (!dev->id && dev->parent_bus &&
+        object_dynamic_cast(OBJECT(dev->parent_bus), TYPE_VIRTIO_BUS)) {
+        dev = dev->parent_bus->parent;
     }
     return dev ? g_strdup(dev->id) : NULL;
 }
@@ -26,9 +28,13 @@ static char *get_qom_path(void *owner)
 
 static int get_fd(void *owner, unsigned index)
 {
+#ifdef CONFIG_POSIX
     VirtQueue *vq = virtio_get_queue(VIRTIO_DEVICE(owner), index);
 
     return event_notifier_get_fd(virtio_queue_get_host_notifier(vq));
+#else
+    return -1;
+#endif
 }
 
 static const AioQueueOwnerOps owner_ops = {

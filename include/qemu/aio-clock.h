@@ -43,10 +43,14 @@ static inline int64_t aio_clock_ns(void)
 {
 #if defined(__x86_64__)
     if (likely(aio_clock.tsc)) {
+        int64_t ticks = cpu_get_host_ticks() - aio_clock.base_tick;
         uint64_t lo, hi;
 
-        mulu64(&lo, &hi, cpu_get_host_ticks() - aio_clock.base_tick,
-               aio_clock.mult);
+        if (unlikely(ticks < 0)) {
+            /* a suspended host has set it back to zero */
+            return aio_clock.base_ns;
+        }
+        mulu64(&lo, &hi, ticks, aio_clock.mult);
         return aio_clock.base_ns + (int64_t)(hi << 32 | lo >> 32);
     }
 #endif

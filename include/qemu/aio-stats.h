@@ -128,8 +128,9 @@ typedef struct AioStatsData {
     uint64_t io_uring_enters;
     uint64_t io_uring_cq_overflows;
     uint64_t peak_resets;       /* how many the peaks have followed */
-    /* Completion to the guest's used ring.  Not of requests that completed
-     * within the system call that submitted them: these go straight on. */
+    /* Completion to the guest's used ring.  Not of requests whose completion
+     * is seen when others, or they themselves, have just been submitted from
+     * within a coroutine: what continues them is not known then. */
     AioStatsTimes used_time;
 } AioStatsData;
 
@@ -154,6 +155,7 @@ typedef struct AioStats {
 
     /* Only for the thread that owns the context. */
     bool in_pass;               /* @now is of this iteration */
+    bool may_block;             /* GLib's loop: the wait that follows */
     int64_t now;                /* the last reading of the clock */
     int64_t reaped;             /* a completion runs: when it was seen, or 0 */
     int64_t poll_end;           /* when polling ended, or would have begun */
@@ -177,6 +179,8 @@ typedef struct AioStats {
      * what was reported last of what is only known when it ends. */
     AioStatsData baseline QEMU_ALIGNED(64);
     uint64_t reported_busy_ns, reported_wait_ns;
+    uint64_t cpu_ns_baseline;
+    uint64_t generation;        /* unique, and new after each reset */
 } AioStats;
 
 typedef enum AioStatsSnapshotState {
@@ -376,6 +380,9 @@ void aio_stats_io_uring_enter(AioStats *s);
  *
  * Written by the thread that may pop from and push to the queue, or holds the
  * lock that this takes; ctx is set by the thread that attaches the queue.
+ * Some slow queues are kicked in one thread and pushed to in another at the
+ * same time (virtio-balloon's free page hints, virtio-scsi's control and event
+ * queues): these may lose a count, and no more than that.
  *
  * These are counted for each request of the fastest devices, so there is no
  * sequence lock.  Instead the counters below are written in the order of
@@ -397,7 +404,7 @@ typedef struct AioQueueData {
 typedef struct AioQueueStats AioQueueStats;
 struct AioQueueStats {
     AioQueueData data;
-    /* Writer's */
+    /* Writer's; data.requests and this one are of the handler's batch */
     uint64_t batch_start;       /* data.requests when the batch began */
     uint64_t notifications_due; /* wanted, not sent yet */
 
@@ -407,7 +414,7 @@ struct AioQueueStats {
     AioStatsTimes latency;      /* element popped to used ring */
 
     /* Reader's; under the BQL, or main thread only */
-    AioQueueData baseline;
+    AioQueueData baseline QEMU_ALIGNED(64);
     AioStatsTimes latency_baseline;
     void *owner;
     const struct AioQueueOwnerOps *ops;
@@ -442,7 +449,7 @@ static inline void aio_queue_stats_inc(uint64_t *counter, uint64_t n)
 {
     /* Pairs with smp_rmb() in queue_read(). */
     smp_wmb();
-    qatomic_set_u64(counter, *counter + n);
+    qatomic_set_u64(counter, qatomic_read_u64(counter) + n);
 }
 
 /* A request was taken; *@start is for aio_queue_stats_latency(), 0 unless
@@ -460,6 +467,13 @@ static inline void aio_queue_stats_pop(AioQueueStats *q, int64_t *start)
     }
 }
 
+/* @n requests that were taken elsewhere have come by migration. */
+static inline void aio_queue_stats_arrived(AioQueueStats *q, uint64_t n)
+{
+    aio_queue_stats_inc(&q->data.requests, n);
+    q->batch_start += n;
+}
+
 /* @n requests that were taken are given back, or will never be completed. */
 static inline void aio_queue_stats_drop(AioQueueStats *q, uint64_t n)
 {
@@ -472,10 +486,11 @@ void aio_queue_stats_drop_all(AioQueueStats *q);
 /* The handler of the queue has done what it can. */
 static inline void aio_queue_stats_batch(AioQueueStats *q)
 {
-    uint64_t n = q->data.requests - q->batch_start;
+    uint64_t requests = qatomic_read_u64(&q->data.requests);
+    uint64_t n = requests - q->batch_start;
 
     if (n) {
-        q->batch_start = q->data.requests;
+        q->batch_start = requests;
         aio_queue_stats_inc(&q->data.batch[aio_stats_batch_bucket(n)], 1);
     }
 }
