@@ -155,9 +155,10 @@ static void remove_dir(void)
 static void set_up_tsan(const char *suppressions)
 {
     g_autofree char *options =
-        g_strdup_printf("halt_on_error=0 exitcode=66 log_path=%s/" TSAN_LOG
-                        "%s%s", truth.dir, suppressions ? " suppressions=" :
-                        "", suppressions ? suppressions : "");
+        g_strdup_printf("halt_on_error=0 exitcode=66 atexit_sleep_ms=50 "
+                        "log_path=%s/" TSAN_LOG "%s%s", truth.dir,
+                        suppressions ? " suppressions=" : "",
+                        suppressions ? suppressions : "");
 
     g_setenv("TSAN_OPTIONS", options, true);
     /* older GLib's own allocator reuses memory unseen */
