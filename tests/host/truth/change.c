@@ -646,8 +646,7 @@ void add_change_cases(GPtrArray *cases)
     for (spec.aio = 0; spec.aio < AIO__MAX; spec.aio++) {
         spec.queues = 2;
         add_case(cases, run_readers, &spec, "monitors that read all the "
-                 "time: %s", spec.aio == AIO_NONE ? "null-co" :
-                 aio_names[spec.aio]);
+                 "time: %s", backend_name(spec.aio));
         if (spec.aio == AIO_NONE) {
             break;
         }

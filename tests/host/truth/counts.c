@@ -286,8 +286,7 @@ void add_count_cases(GPtrArray *cases)
 
                 add_case(cases, run_counts, &spec,
                          "counts: %s, %s, %u IOThreads",
-                         aio == AIO_NONE ? "null-co" : aio_names[aio],
-                         virtio_model_names[model], n);
+                         backend_name(aio), virtio_model_names[model], n);
             }
         }
     }

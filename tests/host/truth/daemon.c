@@ -306,7 +306,7 @@ void add_daemon_cases(GPtrArray *cases)
             };
 
             add_case(cases, run_daemon, &spec, "storage daemon: %s, %s",
-                     aio_names[aio], n ? "1 IOThread" : "main loop");
+                     backend_name(aio), place_names[n]);
         }
     }
 }

@@ -309,7 +309,7 @@ static bool is_traced(pid_t pid, pid_t tid)
 
     return g_file_get_contents(path, &text, NULL, NULL) &&
            (tracer = strstr(text, "TracerPid:")) &&
-           strtol(tracer + strlen("TracerPid:"), NULL, 10) != 0;
+           atoi(tracer + strlen("TracerPid:")) != 0;
 }
 
 /* False, and a reason to skip in @c, if strace is missing or not allowed. */
@@ -496,7 +496,7 @@ void add_outside_cases(GPtrArray *cases)
         for (unsigned n = 0; n < 2 && aio != AIO_THREADS; n++) {
             spec.iothreads = n;
             add_case(cases, run_strace, &spec, "system calls: %s, %s",
-                     aio_names[aio], n ? "1 IOThread" : "main loop");
+                     backend_name(aio), place_names[n]);
         }
         spec.request_latency = true;
     }

@@ -31,6 +31,13 @@ Engine engine_of(AioMode aio)
            aio == AIO_NATIVE ? ENGINE_NATIVE : ENGINE_THREADS;
 }
 
+const char *const place_names[2] = { "main loop", "1 IOThread" };
+
+const char *backend_name(AioMode aio)
+{
+    return aio == AIO_NONE ? "null-co" : aio_names[aio];
+}
+
 uint64_t scaled(uint64_t n)
 {
     return truth.tsan ? MAX(n / 10, MIN(n, 40)) : n;

@@ -35,6 +35,10 @@ extern const char *const engine_names[ENGINE__MAX];
 /* Of a mode that has one. */
 Engine engine_of(AioMode aio);
 
+/* For the names of tests. */
+const char *backend_name(AioMode aio);
+extern const char *const place_names[2];    /* by the number of IOThreads */
+
 /* The run. */
 typedef struct Truth {
     const char *qemu;
