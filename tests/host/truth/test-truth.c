@@ -176,6 +176,11 @@ static bool run_cases(GPtrArray *cases, const char *only)
 
         n += !only || g_pattern_match_simple(only, tc->name);
     }
+    if (!n) {
+        fprintf(stderr, "test-truth: no test is called '%s'; a run without "
+                "--only lists all\n", only);
+        return false;
+    }
     printf("1..%u\n", n);
     fflush(stdout);
     for (unsigned i = 0; i < cases->len; i++) {
@@ -185,7 +190,7 @@ static bool run_cases(GPtrArray *cases, const char *only)
             ok &= run_case(tc, ++number);
         }
     }
-    return ok && n;
+    return ok;
 }
 
 static void print_labels(void)
