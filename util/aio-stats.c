@@ -311,6 +311,7 @@ int64_t aio_stats_loop_enter(AioStats *s)
     s->pass.polled = false;
     s->poll_end = now;
     s->in_pass = false;
+    s->reaped = 0;
     return now;
 }
 
@@ -390,6 +391,7 @@ void aio_stats_request(AioStats *s, AioStatsEngine e, AioStatsOp op,
 {
     AioStatsBackend *b = &s->data.backend[e];
 
+    s->reaped = 0;
     r->start = aio_stats_now(s);
     r->submitted = 0;
     r->next = NULL;
@@ -440,6 +442,7 @@ void aio_stats_complete(AioStats *s, AioStatsEngine e, AioStatsRequest *r,
     AioStatsBackend *b = &s->data.backend[e];
     int64_t now = aio_stats_now(s);
 
+    r->completed = now;
     aio_stats_begin(s);
     aio_stats_inc(&b->in_flight, -1);
     if (failed) {

@@ -128,9 +128,9 @@ typedef struct AioStatsData {
     uint64_t io_uring_enters;
     uint64_t io_uring_cq_overflows;
     uint64_t peak_resets;       /* how many the peaks have followed */
-    /* Completion to the guest's used ring.  Not of requests whose completion
-     * is seen when others, or they themselves, have just been submitted from
-     * within a coroutine: what continues them is not known then. */
+    /* Completion to the guest's used ring.  Not of a request that completes
+     * within the system call that submits it, and for which its coroutine has
+     * not waited: that goes on by a bottom half. */
     AioStatsTimes used_time;
 } AioStatsData;
 
@@ -142,6 +142,7 @@ typedef struct AioStatsRequest AioStatsRequest;
 struct AioStatsRequest {
     int64_t start;
     int64_t submitted;          /* 0: not yet */
+    int64_t completed;
     AioStatsRequest *next;
 };
 
@@ -157,7 +158,8 @@ typedef struct AioStats {
     bool in_pass;               /* @now is of this iteration */
     bool may_block;             /* GLib's loop: the wait that follows */
     int64_t now;                /* the last reading of the clock */
-    int64_t reaped;             /* a completion runs: when it was seen, or 0 */
+    int64_t reaped;             /* what runs is due to a completion that was
+                                 * seen then; 0: to nothing of the kind */
     int64_t poll_end;           /* when polling ended, or would have begun */
     AioStatsRequest *queued;    /* io_uring: SQEs not submitted yet */
     uint64_t num_queued;
@@ -329,7 +331,9 @@ void aio_stats_loop_wake_late(AioStats *s);
  *
  * Between aio_stats_completing() and aio_stats_completed() the guest's
  * request, if this was one, may be completed in turn; the value returned by
- * the first is the argument of the second, because these nest.
+ * the first is the argument of the second, because these nest.  A coroutine
+ * that waited for @r and is only entered later says so by aio_stats_resumed();
+ * this holds until the next request begins.
  */
 void aio_stats_request(AioStats *s, AioStatsEngine e, AioStatsOp op,
                        uint64_t bytes, AioStatsRequest *r);
@@ -358,6 +362,11 @@ static inline int64_t aio_stats_completing(AioStats *s)
 static inline void aio_stats_completed(AioStats *s, int64_t outer)
 {
     s->reaped = outer;
+}
+
+static inline void aio_stats_resumed(AioStats *s, const AioStatsRequest *r)
+{
+    s->reaped = r->completed;
 }
 
 /* One more of a counter in @s->data. */
