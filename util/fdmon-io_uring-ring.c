@@ -1,0 +1,168 @@
+/*
+ * The io_uring of an AioContext: set-up, submission and waiting
+ *
+ * What of io_uring is used depends on the kernel, and on whether one thread
+ * owns the ring.  That is decided here, once, so that fdmon-io_uring.c need
+ * not know.
+ *
+ * An IOThread is the only thread that uses its ring, and says so to the kernel
+ * (IORING_SETUP_SINGLE_ISSUER).  Completions are then posted when the thread
+ * asks for them (IORING_SETUP_DEFER_TASKRUN) instead of interrupting it, and
+ * those that came meanwhile arrive together.
+ *
+ * The main loop's ring is used by vCPU threads as well, when they hold the
+ * BQL: they queue SQEs, and aio_poll() runs in them while they drain a device.
+ * So it has no single issuer.  Nor may its completions wait for the submitting
+ * thread to enter the kernel (IORING_SETUP_COOP_TASKRUN): a vCPU may not do so
+ * for a long time.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qemu/aio-stats.h"
+#include "fdmon-io_uring-ring.h"
+#include "trace.h"
+
+/*
+ * As many SQEs as the largest virtqueue has entries: its requests can be
+ * submitted together.  There may be several such queues, so there are more
+ * CQEs; beyond that the kernel keeps them (IORING_FEAT_NODROP), at a cost.
+ */
+#define RING_SQ_ENTRIES 1024
+#define RING_CQ_ENTRIES 4096
+/* Kernels before 5.12 count rings as locked memory: take less if need be. */
+#define RING_MIN_ENTRIES 128
+
+/* Newer than the oldest liburing that QEMU supports; part of the kernel's
+ * interface. */
+#define ENTER_NO_IOWAIT (1U << 7)
+#define FEAT_NO_IOWAIT (1U << 17)
+
+bool fdmon_ring_is_deferred(const struct io_uring *ring)
+{
+#ifdef IORING_SETUP_DEFER_TASKRUN
+    return ring->flags & IORING_SETUP_DEFER_TASKRUN;
+#else
+    return false;
+#endif
+}
+
+static int init_flags(struct io_uring *ring, unsigned flags)
+{
+    int ret;
+
+    for (unsigned n = RING_SQ_ENTRIES; n >= RING_MIN_ENTRIES; n /= 2) {
+        struct io_uring_params p = {
+            .flags = flags | IORING_SETUP_CQSIZE,
+            .cq_entries = n * (RING_CQ_ENTRIES / RING_SQ_ENTRIES),
+        };
+
+        ret = io_uring_queue_init_params(n, ring, &p);
+        if (ret != -ENOMEM) {
+            break;
+        }
+    }
+    return ret;
+}
+
+int fdmon_ring_init(struct io_uring *ring, bool exclusive)
+{
+    int ret = -EINVAL;
+
+#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
+    if (exclusive) {
+        /* Linux 6.1 */
+        ret = init_flags(ring, IORING_SETUP_SINGLE_ISSUER |
+                               IORING_SETUP_DEFER_TASKRUN |
+                               IORING_SETUP_TASKRUN_FLAG |
+                               IORING_SETUP_SUBMIT_ALL);
+    }
+#endif
+    if (ret == -EINVAL) {
+        /* Linux 5.5 */
+        ret = init_flags(ring, 0);
+    }
+    if (ret == -EINVAL) {
+        ret = io_uring_queue_init(RING_MIN_ENTRIES, ring, 0);
+    }
+    if (ret == 0) {
+        trace_fdmon_ring_init(ring, ring->ring_fd, ring->flags, ring->features,
+                              ring->sq.ring_entries, ring->cq.ring_entries);
+    }
+    return ret;
+}
+
+/* Errors that need no more than that the caller comes back. */
+static void check_enter(int ret)
+{
+    switch (ret) {
+    case -ETIME:    /* that is what was asked for */
+    case -EINTR:    /* the caller looks what there is to do, and comes back */
+    case -EAGAIN:   /* no memory for requests */
+    case -ENOMEM:
+    case -EBUSY:    /* no room for completions before some are reaped */
+        return;
+    default:
+        assert(ret >= 0);
+    }
+}
+
+static void count_enter(AioContext *ctx)
+{
+    aio_stats_tick(ctx->stats);
+    aio_stats_io_uring_enter(ctx->stats);
+}
+
+void fdmon_ring_submit(AioContext *ctx)
+{
+    struct io_uring *ring = &ctx->fdmon_io_uring;
+
+    if (io_uring_sq_ready(ring) || fdmon_ring_needs_enter(ring)) {
+        count_enter(ctx);
+        check_enter(io_uring_submit(ring));
+    }
+}
+
+/*
+ * Wait, and submit nothing.  A thread that waits for descriptors only does not
+ * wait for a disk, and the host's I/O pressure need not rise.
+ */
+static void wait_idle(AioContext *ctx, struct __kernel_timespec *ts)
+{
+    struct io_uring_getevents_arg arg = { .ts = (uintptr_t)ts };
+
+    count_enter(ctx);
+    if (syscall(__NR_io_uring_enter, ctx->fdmon_io_uring.ring_fd, 0, 1,
+                IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG |
+                ENTER_NO_IOWAIT, &arg, sizeof(arg)) < 0) {
+        check_enter(-errno);
+    }
+}
+
+void fdmon_ring_submit_and_wait(AioContext *ctx, int64_t timeout_ns)
+{
+    struct io_uring *ring = &ctx->fdmon_io_uring;
+    struct __kernel_timespec ts = {
+        .tv_sec = timeout_ns / NANOSECONDS_PER_SECOND,
+        .tv_nsec = timeout_ns % NANOSECONDS_PER_SECOND,
+    };
+    struct __kernel_timespec *tsp = timeout_ns < 0 ? NULL : &ts;
+    struct io_uring_cqe *cqe;
+    int ret;
+
+    if (timeout_ns == 0 || io_uring_cq_ready(ring)) {
+        fdmon_ring_submit(ctx);
+        return;
+    }
+    if (!ctx->cqes_due && (ring->features & FEAT_NO_IOWAIT)) {
+        /* to stop watching a descriptor, or watch another one */
+        fdmon_ring_submit(ctx);
+        if (!io_uring_cq_ready(ring)) {
+            wait_idle(ctx, tsp);
+        }
+        return;
+    }
+    count_enter(ctx);
+    ret = io_uring_submit_and_wait_timeout(ring, &cqe, 1, tsp, NULL);
+    check_enter(ret);
+}
