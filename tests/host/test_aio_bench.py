@@ -616,6 +616,24 @@ class Counted(Case):
             self.assertGreater(stats['busy_share']['median'], 0)
             self.assertIsNone(stats['poll_hit_share'])
 
+    def test_turns_make_one_sample(self) -> None:
+        result = self.results(
+            '--qemu', f'stock={STOCK}', '--qemu', f'c={self.counting()}',
+            '--null', '--depth', '1,4', '--turns', '4', '--time', '0.08',
+            '--warmup', '0.01', '--repeat', '2', '--quiet')
+        self.assertEqual(result['options']['turns'], 4)
+        self.assertEqual(len(result['jobs']), 2 * 2 * 2)
+        self.assertEqual(sorted(job['order'] for job in result['jobs']),
+                         list(range(8)))
+        for job in result['jobs']:
+            self.assertEqual(job['read']['total_ios'],
+                             round(job['read']['iops'] * job['elapsed']))
+        for cell in result['cells']:
+            stock, side = cell['results']
+            self.assertEqual((stock['samples'], side['samples']), (2, 2))
+            thread, = side['aio_stats']['iothreads']
+            self.assertEqual(thread['stats']['waits'], 2 * 4 * 10)
+
     def test_reading_them_fails(self) -> None:
         path = self.directory / 'results.json'
         fails = "steps == 2 and arguments['target'] == 'iothread'"

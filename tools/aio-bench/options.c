@@ -254,6 +254,7 @@ static bool check_ranges(Options *o, GError **errp)
         { "--time", o->time_s, 0.01, 86400 },
         { "--warmup", o->warmup_s, 0, 86400 },
         { "--repeat", o->repeat, 1, 10000 },
+        { "--turns", o->turns, 1, 1000 },
         { "--timeout", o->timeout_s, 1, 86400 },
         { "--sleep", o->sleep_us, 1, 1000000 },
         { "--driver-threads", o->driver_threads, 1, 1024 },
@@ -352,6 +353,9 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
         { "repeat", 0, 0, G_OPTION_ARG_INT, &o->repeat,
           "measurements of each cell, with a fresh QEMU each (default 10)",
           "N" },
+        { "turns", 0, 0, G_OPTION_ARG_INT, &o->turns,
+          "parts of a measurement; the QEMUs take turns after each, so that "
+          "a change of the host's speed meets all alike (default 1)", "N" },
         { "span", 0, 0, G_OPTION_ARG_STRING, &span,
           "use only this much of the device, from its start", "SIZE" },
         { "verify", 0, 0, G_OPTION_ARG_NONE, &verify,
@@ -395,6 +399,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
     o->time_s = 1;
     o->warmup_s = 0.1;
     o->repeat = 10;
+    o->turns = 1;
     o->seed = 1;
     o->timeout_s = 10;
     o->sleep_us = 50;

@@ -84,6 +84,7 @@ typedef struct Options {
     double time_s;
     double warmup_s;
     int repeat;
+    int turns;
     int64_t seed;
     int timeout_s;
     int sleep_us;

@@ -157,6 +157,7 @@ static void put_options(JsonBuilder *b, const Run *run)
     put_double(b, "time_s", o->time_s);
     put_double(b, "warmup_s", o->warmup_s);
     put_int(b, "repeat", o->repeat);
+    put_int(b, "turns", o->turns);
     put_int(b, "seed", o->seed);
     put_bool(b, "host", o->host);
     put_bool(b, "allow_write", o->allow_write);

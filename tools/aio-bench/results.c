@@ -158,9 +158,13 @@ void results_print_table(const Run *run, const GPtrArray *refs)
 {
     const Options *o = run->opt;
 
-    printf("%g s measured after %g s of warm-up, %d times; medians; latency "
-           "in us;\nCPU: us of all of QEMU's threads per I/O; ctx: context "
-           "switches per I/O\n\n", o->time_s, o->warmup_s, o->repeat);
+    printf("%g s measured after %g s of warm-up, %d times", o->time_s,
+           o->warmup_s, o->repeat);
+    if (o->turns > 1) {
+        printf(", each in %d turns", o->turns);
+    }
+    printf("; medians; latency in us;\nCPU: us of all of QEMU's threads per "
+           "I/O; ctx: context switches per I/O\n\n");
     printf("  %-14s %9s %8s %9s %9s %9s %9s %8s %7s\n", "", "IOPS", "MB/s",
            "mean", "p50", "p99", "p99.9", "CPU", "ctx");
     for (unsigned i = 0; i < run->plan->cells->len; i++) {

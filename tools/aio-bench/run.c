@@ -70,10 +70,41 @@ CellResult *run_result(const Run *run, unsigned cell, unsigned qemu)
     return &run->results[cell * run->opt->qemus->len + qemu];
 }
 
+/* The sums of the parts of which a sample is measured. */
+typedef struct SampleSums {
+    Hist lat[2];
+    double cpu_ns, usr_ns, sys_ns, busy_ns;
+    GPtrArray *aio;             /* AioStatsSnapshot, a difference each */
+} SampleSums;
+
+static Sample *sample_new(Run *run, unsigned repeat)
+{
+    Sample *s = g_new0(Sample, 1);
+
+    s->repeat = repeat;
+    s->order = run->samples_done++;
+    s->threads = g_array_new(false, true, sizeof(ThreadUsage));
+    s->sums = g_new0(SampleSums, 1);
+    s->sums->aio = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)aio_stats_snapshot_free);
+    hist_reset(&s->sums->lat[0]);
+    hist_reset(&s->sums->lat[1]);
+    return s;
+}
+
+static void sample_free_sums(Sample *s)
+{
+    if (s->sums) {
+        g_ptr_array_unref(s->sums->aio);
+        g_clear_pointer(&s->sums, g_free);
+    }
+}
+
 static void sample_free(void *opaque)
 {
     Sample *s = opaque;
 
+    sample_free_sums(s);
     g_clear_pointer(&s->threads, g_array_unref);
     g_free(s);
 }
@@ -354,10 +385,41 @@ static char *cell_doing(const Cell *c)
                            c->device->label);
 }
 
-static void fill_dir(SampleDir *d, const Hist *h, uint64_t bytes)
+/* Add a measured part. */
+static void sample_add(Sample *s, Group *g, VmSample *vms)
+{
+    SampleSums *sums = s->sums;
+    double window_s = 0;
+
+    for (unsigned i = 0; i < g->instances->len; i++) {
+        Instance *inst = g_ptr_array_index(g->instances, i);
+        VmSample *vm = &vms[i];
+
+        for (unsigned d = 0; d < 2; d++) {
+            hist_merge(&sums->lat[d], &vm->stats->lat[d]);
+            s->dir[d].bytes += vm->stats->bytes[d];
+            s->dir[d].ios += vm->stats->ios[d];
+        }
+        window_s = MAX(window_s, vm->stats->window_ns / 1e9);
+        s->kicks += vm->stats->kicks;
+        s->notifications += vm->stats->notifications;
+        s->missed += vm->stats->missed;
+        sums->busy_ns += vm->stats->busy_ns;
+        sums->cpu_ns += vm->after.cpu_ns - vm->before.cpu_ns;
+        sums->usr_ns += vm->after.user_ns - vm->before.user_ns;
+        sums->sys_ns += vm->after.sys_ns - vm->before.sys_ns;
+        add_threads(s->threads, &vm->before, &vm->after, inst->proc->pid);
+        if (vm->stats_after) {
+            g_ptr_array_add(sums->aio, aio_stats_diff(vm->stats_before,
+                                                      vm->stats_after));
+        }
+    }
+    s->window_s += window_s;
+}
+
+static void fill_dir(SampleDir *d, const Hist *h)
 {
     d->lat_count = h->count;
-    d->bytes = bytes;
     if (!h->count) {
         return;
     }
@@ -370,66 +432,55 @@ static void fill_dir(SampleDir *d, const Hist *h, uint64_t bytes)
     }
 }
 
-static Sample *make_sample(const Cell *c, Group *g, VmSample *vms, Hist *all)
+/* All parts were measured: compute what follows from them, and keep it. */
+static void sample_finish(Sample *s, const Cell *c, CellResult *r)
 {
-    Sample *s = g_new0(Sample, 1);
-    g_autofree Hist *dirs = g_new(Hist, 2);
+    SampleSums *sums = s->sums;
+    g_autoptr(AioTotals) aio = aio_totals_new();
+    g_autofree Hist *all = g_new(Hist, 1);
+    uint64_t bytes = s->dir[0].bytes + s->dir[1].bytes;
+    uint64_t ios = s->dir[0].ios + s->dir[1].ios;
     double *m = s->metric;
-    double cpu_ns = 0, usr_ns = 0, sys_ns = 0, busy_ns = 0;
-    uint64_t bytes[2] = { 0 }, ios;
-    size_t n_threads;
 
-    hist_reset(&dirs[0]);
-    hist_reset(&dirs[1]);
     hist_reset(all);
-    s->threads = g_array_new(false, true, sizeof(ThreadUsage));
-    for (unsigned i = 0; i < g->instances->len; i++) {
-        Instance *inst = g_ptr_array_index(g->instances, i);
-        VmSample *vm = &vms[i];
-
-        for (unsigned d = 0; d < 2; d++) {
-            hist_merge(&dirs[d], &vm->stats->lat[d]);
-            bytes[d] += vm->stats->bytes[d];
-            s->dir[d].ios += vm->stats->ios[d];
-        }
-        s->window_s = MAX(s->window_s, vm->stats->window_ns / 1e9);
-        s->kicks += vm->stats->kicks;
-        s->notifications += vm->stats->notifications;
-        s->missed += vm->stats->missed;
-        busy_ns += vm->stats->busy_ns;
-        cpu_ns += vm->after.cpu_ns - vm->before.cpu_ns;
-        usr_ns += vm->after.user_ns - vm->before.user_ns;
-        sys_ns += vm->after.sys_ns - vm->before.sys_ns;
-        add_threads(s->threads, &vm->before, &vm->after, inst->proc->pid);
+    for (unsigned d = 0; d < 2; d++) {
+        fill_dir(&s->dir[d], &sums->lat[d]);
+        hist_merge(all, &sums->lat[d]);
     }
-    fill_dir(&s->dir[0], &dirs[0], bytes[0]);
-    fill_dir(&s->dir[1], &dirs[1], bytes[1]);
-    hist_merge(all, &dirs[0]);
-    hist_merge(all, &dirs[1]);
     for (unsigned i = 0; i < s->threads->len; i++) {
         ThreadUsage *t = &g_array_index(s->threads, ThreadUsage, i);
 
         s->ctx += t->voluntary_ctx + t->involuntary_ctx;
     }
-    n_threads = s->threads->len;
-    ios = s->dir[0].ios + s->dir[1].ios;
-    s->usr_cpu = usr_ns / s->window_s / 1e7;
-    s->sys_cpu = sys_ns / s->window_s / 1e7;
+    s->usr_cpu = sums->usr_ns / s->window_s / 1e7;
+    s->sys_cpu = sums->sys_ns / s->window_s / 1e7;
     m[M_IOPS] = ios / s->window_s;
-    m[M_BW_BYTES] = (bytes[0] + bytes[1]) / s->window_s;
+    m[M_BW_BYTES] = bytes / s->window_s;
     m[M_LAT_MEAN] = hist_mean(all);
     for (unsigned i = 0; i < G_N_ELEMENTS(sample_percentiles); i++) {
         m[M_LAT_P50 + i] = hist_percentile(all, sample_percentiles[i]);
     }
     m[M_LAT_MAX] = all->count ? all->max : 0;
-    m[M_CPU_US_PER_IO] = cpu_ns / 1000 / ios;
-    m[M_CTX_PER_IO] = n_threads ? (double)s->ctx / ios : NAN;
+    m[M_CPU_US_PER_IO] = sums->cpu_ns / 1000 / ios;
+    m[M_CTX_PER_IO] = s->threads->len ? (double)s->ctx / ios : NAN;
     m[M_KICKS_PER_IO] = (double)s->kicks / ios;
     m[M_NOTIFICATIONS_PER_IO] = c->driver == DRIVER_IRQ ?
                                 (double)s->notifications / ios : NAN;
-    m[M_DRIVER_US_PER_IO] = busy_ns / 1000 / ios;
-    m[M_DRIVER_SHARE] = busy_ns / 1e9 / s->window_s / g->instances->len;
-    return s;
+    m[M_DRIVER_US_PER_IO] = sums->busy_ns / 1000 / ios;
+    m[M_DRIVER_SHARE] = sums->busy_ns / 1e9 / s->window_s / c->vms;
+    for (unsigned i = 0; i < sums->aio->len; i++) {
+        const AioStatsSnapshot *diff = g_ptr_array_index(sums->aio, i);
+
+        if (!r->aio) {
+            r->aio = aio_totals_new();
+        }
+        aio_totals_add(aio, diff);
+        aio_totals_add(r->aio, diff);
+    }
+    aio_totals_metrics(aio, c->iothreads, s->aio);
+    sample_free_sums(s);
+    g_ptr_array_add(r->samples, s);
+    hist_merge(&r->lat, all);
 }
 
 static bool usage_of_all(Group *g, VmSample *vms, bool after, GError **errp)
@@ -464,26 +515,6 @@ static bool stats_of_all(const Run *run, Group *g, VmSample *vms, bool after,
         *(after ? &vms[i].stats_after : &vms[i].stats_before) = s;
     }
     return true;
-}
-
-/* Keep it in @s, and add it to what @r has of other samples. */
-static void add_stats(Sample *s, CellResult *r, const Cell *c, VmSample *vms)
-{
-    g_autoptr(AioTotals) sample = aio_totals_new();
-
-    for (unsigned i = 0; i < c->vms; i++) {
-        g_autoptr(AioStatsSnapshot) diff = NULL;
-
-        if (vms[i].stats_after) {
-            diff = aio_stats_diff(vms[i].stats_before, vms[i].stats_after);
-            if (!r->aio) {
-                r->aio = aio_totals_new();
-            }
-            aio_totals_add(sample, diff);
-            aio_totals_add(r->aio, diff);
-        }
-    }
-    aio_totals_metrics(sample, c->iothreads, s->aio);
 }
 
 /*
@@ -529,42 +560,44 @@ static bool count_syscalls(Run *run, Group *g, VmSample *vms,
     return ok;
 }
 
-/* Warm up, measure, drain. @generation: for a verifying run, else NULL. */
-static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
-                       uint32_t *generation, uint64_t pattern_seed, Hist *all,
-                       GError **errp)
+/*
+ * Warm up, measure, drain: part @turn of @s. @generation: for a verifying
+ * run, else NULL.
+ */
+static bool measure(Run *run, Group *g, const Cell *c, Sample *s, int turn,
+                    uint32_t *generation, uint64_t pattern_seed, GError **errp)
 {
     const Options *o = run->opt;
     unsigned n = g->instances->len;
     g_autofree VmSample *vms = g_new0(VmSample, n);
     g_autofree char *doing = cell_doing(c);
-    double syscalls_per_io = NAN;
-    Sample *s = NULL;
+    double *syscalls_per_io = &s->metric[M_SYSCALLS_PER_IO];
     bool ok;
 
     for (unsigned i = 0; i < n; i++) {
         Instance *inst = g_ptr_array_index(g->instances, i);
-        LoadSpec spec = cell_spec(run, c, repeat, i);
+        LoadSpec spec = cell_spec(run, c, s->repeat * o->turns + turn, i);
 
         spec.verify = generation;
         spec.generation = generation;
         spec.pattern_seed = pattern_seed;
         vms[i].load = load_start(inst->dev, &spec, o->driver_threads);
     }
-    ok = watch(run, g, vms, o->warmup_s, false, doing, errp) &&
+    ok = watch(run, g, vms, o->warmup_s / o->turns, false, doing, errp) &&
          stats_of_all(run, g, vms, false, errp) &&
          usage_of_all(g, vms, false, errp);
     for (unsigned i = 0; i < n; i++) {
         load_measure(vms[i].load);
     }
-    ok = ok && watch(run, g, vms, o->time_s, true, doing, errp) &&
+    ok = ok && watch(run, g, vms, o->time_s / o->turns, true, doing, errp) &&
          usage_of_all(g, vms, true, errp);
     for (unsigned i = 0; i < n; i++) {
         load_end_window(vms[i].load);
     }
-    ok = ok && stats_of_all(run, g, vms, true, errp) &&
-         count_syscalls(run, g, vms, doing, &syscalls_per_io,
-                        errp);
+    ok = ok && stats_of_all(run, g, vms, true, errp);
+    if (ok && turn == o->turns - 1) {
+        ok = count_syscalls(run, g, vms, doing, syscalls_per_io, errp);
+    }
     for (unsigned i = 0; i < n; i++) {
         load_stop(vms[i].load);
     }
@@ -586,9 +619,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
         }
     }
     if (ok) {
-        s = make_sample(c, g, vms, all);
-        s->metric[M_SYSCALLS_PER_IO] = syscalls_per_io;
-        add_stats(s, run_result(run, c->id, g->qemu), c, vms);
+        sample_add(s, g, vms);
     }
     for (unsigned i = 0; i < n; i++) {
         load_stats_clear(vms[i].stats);
@@ -598,7 +629,7 @@ static Sample *measure(Run *run, Group *g, const Cell *c, unsigned repeat,
         aio_stats_snapshot_free(vms[i].stats_before);
         aio_stats_snapshot_free(vms[i].stats_after);
     }
-    return s;
+    return ok;
 }
 
 /* Read what was verified through QEMU once more, without QEMU. */
@@ -658,16 +689,17 @@ out:
  * A measurement whose data is checked: fill the span through QEMU, run the
  * load, read all of it back through QEMU, and then from the host.
  */
-static Sample *measure_verified(Run *run, Group *g, const Cell *c,
-                                unsigned repeat, Hist *all,
-                                uint64_t *verified, GError **errp)
+static bool measure_verified(Run *run, Group *g, const Cell *c, Sample *s,
+                             int turn, uint64_t *verified, GError **errp)
 {
     uint64_t span = plan_span(run->opt, c) / c->bs * c->bs;
     uint64_t seed = random_mix(run->id ^ ((uint64_t)c->id << 40) ^
-                               ((uint64_t)g->qemu << 32) ^ repeat);
+                               ((uint64_t)g->qemu << 32) ^
+                               (s->repeat * run->opt->turns + turn));
     g_autofree uint32_t *generation = g_new0(uint32_t, span / c->bs);
     Instance *inst = g_ptr_array_index(g->instances, 0);
-    uint64_t first, share;
+    uint64_t first, share, before = s->sums->lat[0].count +
+                                    s->sums->lat[1].count;
     PassSpec pass = {
         .rw = RW_WRITE,
         .bs = c->bs,
@@ -677,29 +709,25 @@ static Sample *measure_verified(Run *run, Group *g, const Cell *c,
         .pattern_seed = seed,
         .generation = generation,
     };
-    Sample *s;
 
     /* the last queue's share is the largest: shares differ by less than the
      * number of queues, and a block written twice does no harm */
     load_share(span / c->bs, c->queues, c->queues - 1, &first, &share);
     pass.limit = share;
-    if (!instance_pass(inst, &pass, "filling the device", NULL, errp)) {
-        return NULL;
-    }
-    s = measure(run, g, c, repeat, generation, seed, all, errp);
-    if (!s) {
-        return NULL;
+    if (!instance_pass(inst, &pass, "filling the device", NULL, errp) ||
+        !measure(run, g, c, s, turn, generation, seed, errp)) {
+        return false;
     }
     pass.rw = RW_READ;
     if (!instance_pass(inst, &pass, "reading the device back", NULL,
                        errp) ||
         !host_check(c, span, generation, seed, errp)) {
-        sample_free(s);
-        return NULL;
+        return false;
     }
     /* the fill, the load, and all of it read back */
-    *verified += 2 * share * c->queues + all->count;
-    return s;
+    *verified += 2 * share * c->queues + s->sums->lat[0].count +
+                 s->sums->lat[1].count - before;
+    return true;
 }
 
 static void record_failure(Run *run, const Cell *c, unsigned qemu,
@@ -752,7 +780,8 @@ static void fail_block(Run *run, Progress *p, const Block *b, unsigned qemu,
 
 static double sample_seconds(const Run *run)
 {
-    return run->opt->time_s + run->opt->warmup_s + SAMPLE_OVERHEAD_S;
+    return run->opt->time_s + run->opt->warmup_s +
+           run->opt->turns * SAMPLE_OVERHEAD_S;
 }
 
 double run_seconds(const Run *run)
@@ -768,8 +797,9 @@ double run_seconds(const Run *run)
            starts * run->opt->qemus->len * run->opt->repeat * START_S;
 }
 
+/* Part @turn of *@s, which is made before the first. */
 static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
-                        unsigned repeat)
+                        unsigned repeat, int turn, Sample **s)
 {
     const QemuBinary *q = g_ptr_array_index(run->opt->qemus, g->qemu);
     CellResult *r = run_result(run, c->id, g->qemu);
@@ -777,13 +807,13 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
                                             c->name, repeat + 1,
                                             run->opt->repeat);
     const Block *b = g_ptr_array_index(run->plan->blocks, c->block);
-    g_autofree Hist *all = g_new(Hist, 1);
     g_autoptr(GError) err = NULL;
-    Sample *s;
 
     progress_show(p, what);
-    progress_done(p, sample_seconds(run));
-    run->samples_done++;
+    progress_done(p, sample_seconds(run) / run->opt->turns);
+    if (!turn) {
+        *s = sample_new(run, repeat);
+    }
     if (r->error) {
         return;
     }
@@ -792,15 +822,12 @@ static void sample_cell(Run *run, Progress *p, Group *g, const Cell *c,
         fail_block(run, p, b, g->qemu, err);
         return;
     }
-    hist_reset(all);
-    s = run->opt->verify ?
-        measure_verified(run, g, c, repeat, all, &r->verified, &err) :
-        measure(run, g, c, repeat, NULL, 0, all, &err);
-    if (s) {
-        s->repeat = repeat;
-        s->order = run->samples_done - 1;
-        g_ptr_array_add(r->samples, s);
-        hist_merge(&r->lat, all);
+    if (run->opt->verify ?
+        measure_verified(run, g, c, *s, turn, &r->verified, &err) :
+        measure(run, g, c, *s, turn, NULL, 0, &err)) {
+        if (turn == run->opt->turns - 1) {
+            sample_finish(g_steal_pointer(s), c, r);
+        }
     } else if (err) {
         progress_clear(p);
         fprintf(stderr, "aio-bench: %s\n", err->message);
@@ -841,10 +868,19 @@ static void run_block(Run *run, Progress *p, const Block *b, unsigned repeat,
     }
     for (unsigned i = 0; i < b->cells->len && !run_stop_requested; i++) {
         const Cell *c = g_ptr_array_index(b->cells, cells[i]);
-        g_autofree unsigned *turns = shuffled(n, rng);
+        g_autofree Sample **samples = g_new0(Sample *, n);
 
-        for (unsigned k = 0; k < n && !run_stop_requested; k++) {
-            sample_cell(run, p, &groups[turns[k]], c, repeat);
+        for (int turn = 0; turn < run->opt->turns; turn++) {
+            g_autofree unsigned *order = shuffled(n, rng);
+
+            for (unsigned k = 0; k < n && !run_stop_requested; k++) {
+                sample_cell(run, p, &groups[order[k]], c, repeat, turn,
+                            &samples[order[k]]);
+            }
+        }
+        for (unsigned k = 0; k < n; k++) {
+            /* it failed, or there was no time for all of it */
+            g_clear_pointer(&samples[k], sample_free);
         }
     }
     for (unsigned i = 0; i < n; i++) {

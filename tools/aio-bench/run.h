@@ -61,6 +61,7 @@ typedef struct Sample {
     uint64_t ctx;
     GArray *threads;            /* ThreadUsage in the window, summed by name */
     double aio[AIO_M__MAX];     /* all NAN where QEMU has no statistics */
+    struct SampleSums *sums;    /* while it is being measured, else NULL */
 } Sample;
 
 /* All samples of one QEMU in one cell. */

@@ -202,6 +202,7 @@ static void test_errors(void)
         { "--qemu /q --null --rate 1000 --think 5", "--rate", "--think" },
         { "--qemu /q --null --time 0", "--time", "0.01" },
         { "--qemu /q --null --repeat 0", "--repeat", "10000" },
+        { "--qemu /q --null --turns 0", "--turns", "1000" },
         { "--qemu /q --null --confidence 1", "--confidence", "0.9999" },
         { "--qemu /q --null --arrival uniform", "'uniform'", "exponential" },
         { "--qemu /q --null --verify", "--verify", "--null" },
