@@ -225,6 +225,7 @@ static void walk_iothread(Walk *w, const AioStatsData *d, const LoopExtra *x)
         if (e == AIO_STATS_IO_URING) {
             walk_count(w, "cq-overflows", d->io_uring_cq_overflows);
             walk_count(w, "enters", d->io_uring_enters);
+            walk_count(w, "fixed-buffer-requests", d->io_uring_fixed_buffers);
             walk_scalar(w, "workers", STATS_TYPE_INSTANT, count,
                         x->io_uring_workers);
         } else if (e == AIO_STATS_THREADS) {

@@ -142,11 +142,7 @@ static void wait_idle(AioContext *ctx, struct __kernel_timespec *ts)
 void fdmon_ring_submit_and_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct io_uring *ring = &ctx->fdmon_io_uring;
-    struct __kernel_timespec ts = {
-        .tv_sec = timeout_ns / NANOSECONDS_PER_SECOND,
-        .tv_nsec = timeout_ns % NANOSECONDS_PER_SECOND,
-    };
-    struct __kernel_timespec *tsp = timeout_ns < 0 ? NULL : &ts;
+    struct __kernel_timespec *tsp = NULL;
     struct io_uring_cqe *cqe;
     int ret;
 
@@ -154,10 +150,19 @@ void fdmon_ring_submit_and_wait(AioContext *ctx, int64_t timeout_ns)
         fdmon_ring_submit(ctx);
         return;
     }
+    if (timeout_ns > 0) {
+        /*
+         * Before Linux 5.11 this is the operand of an SQE, which remains queued
+         * if the kernel has no memory for it.
+         */
+        tsp = &ctx->io_uring_timeout;
+        tsp->tv_sec = timeout_ns / NANOSECONDS_PER_SECOND;
+        tsp->tv_nsec = timeout_ns % NANOSECONDS_PER_SECOND;
+    }
     if (!ctx->cqes_due && (ring->features & FEAT_NO_IOWAIT)) {
         /* to stop watching a descriptor, or watch another one */
         fdmon_ring_submit(ctx);
-        if (!io_uring_cq_ready(ring)) {
+        if (!io_uring_cq_ready(ring) && !io_uring_sq_ready(ring)) {
             wait_idle(ctx, tsp);
         }
         return;

@@ -127,6 +127,7 @@ typedef struct AioStatsData {
     AioStatsBackend backend[AIO_STATS_ENGINE__MAX];
     uint64_t io_uring_enters;
     uint64_t io_uring_cq_overflows;
+    uint64_t io_uring_fixed_buffers;    /* requests that used one */
     uint64_t peak_resets;       /* how many the peaks have followed */
     /* Completion to the guest's used ring.  Not of a request that completes
      * within the system call that submits it, and for which its coroutine has

@@ -238,6 +238,9 @@ class Verified(Case):
     def test_irq(self) -> None:
         self.check_driver('irq')
 
+    def test_auto(self) -> None:
+        self.check_all('--aio', 'auto', '--iothreads', '0,2', '--depth', '8')
+
     def test_queues(self) -> None:
         self.check_all('--driver', 'irq', '--iothreads', '2', '--queues',
                        '1,4', '--driver-threads', '2', '--depth', '1,32',
@@ -465,6 +468,17 @@ class Failing(Case):
         except OSError:
             pass
         return False
+
+    def test_stock_has_no_auto(self) -> None:
+        """It is named, with what it says itself; the other is measured."""
+        done = run('--qemu', f'stock={STOCK}', '--qemu', f'patched={PATCHED}',
+                   '--device', self.file(16 * MIB), '--aio', 'auto',
+                   '--depth', '1', '--tap', *SHORT)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        line, = done.stderr.splitlines()
+        self.assertIn('stock: ', line)
+        self.assertIn("Parameter 'aio' does not accept value 'auto'", line)
+        self.assertNotIn('patched: ', line)
 
     def test_qemu_killed(self) -> None:
         done = self.during(lambda pid: os.kill(pid, signal.SIGKILL))

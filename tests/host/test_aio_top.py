@@ -76,7 +76,8 @@ IOTHREAD_SCHEMA = [
     stat(n, 'cumulative', COUNT) for n in (
         'iterations', 'waits', 'poll-rounds', 'poll-hits', 'poll-idle-rounds',
         'notifications', 'notifications-elided', 'bottom-halves',
-        'io-uring-cq-overflows', 'io-uring-enters')] + [
+        'io-uring-cq-overflows', 'io-uring-enters',
+        'io-uring-fixed-buffer-requests')] + [
     stat('poll-limit', 'instant', SECONDS),
     stat('polled-handlers', 'instant', COUNT),
     stat('io-uring-workers', 'instant', COUNT),
@@ -176,6 +177,7 @@ def loop(ms: int, busy: int, hit: int, idle: int, **rest: Any) -> Stats:
         'notifications-elided': ms, 'bottom-halves': ms * 11,
         'request-latency': True, 'tsc-clock': False,
         'io-uring-cq-overflows': 0, 'io-uring-enters': ms * 7,
+        'io-uring-fixed-buffer-requests': ms * 3,
         'io-uring-workers': 2, 'threads-workers': 4,
         'of-the-future': [1, 2], 'handler-poll-limits': [4000, 0, 16000],
         'used-time': times((900, ms), (70000, ms // 4)),

@@ -12,7 +12,7 @@
 #include "version.h"
 
 const char *const aio_names[AIO__MAX + 1] = {
-    "threads", "native", "io_uring", "none", NULL
+    "threads", "native", "io_uring", "auto", "none", NULL
 };
 
 static bool usage_error(GError **errp, const char *fmt, ...)
@@ -306,7 +306,8 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
         { "model", 0, 0, G_OPTION_ARG_STRING, &model,
           "virtio-blk-pci, virtio-scsi-pci (default virtio-blk-pci)", "LIST" },
         { "aio", 0, 0, G_OPTION_ARG_STRING, &aio,
-          "threads, native, io_uring (default all three)", "LIST" },
+          "threads, native, io_uring (default these three), auto (the patched "
+          "QEMU only)", "LIST" },
         { "iothreads", 0, 0, G_OPTION_ARG_STRING, &iothreads,
           "IOThreads for the device; 0: the main loop (default 1)", "LIST" },
         { "queues", 0, 0, G_OPTION_ARG_STRING, &queues,

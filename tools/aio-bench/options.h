@@ -17,6 +17,7 @@ typedef enum AioMode {
     AIO_THREADS,
     AIO_NATIVE,
     AIO_IO_URING,
+    AIO_AUTO,           /* QEMU chooses; stock QEMU does not know it */
     AIO_NONE,           /* of a device without a file: null-co */
     AIO__MAX,
 } AioMode;

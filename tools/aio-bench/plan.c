@@ -44,7 +44,7 @@ typedef struct DimRule {
 
 /* as the options know them: "none" is not for choosing */
 static const char *const aio_choices[] = {
-    "threads", "native", "io_uring", NULL
+    "threads", "native", "io_uring", "auto", NULL
 };
 
 static bool parse_element(const DimRule *rule, const char *text, double *v,

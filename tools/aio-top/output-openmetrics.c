@@ -69,6 +69,8 @@ static const struct {
     { AIO_STATS_IOTHREAD, "cq-overflows",
       "Overflows of the completion queue." },
     { AIO_STATS_IOTHREAD, "enters", "Calls of io_uring_enter." },
+    { AIO_STATS_IOTHREAD, "fixed-buffer-requests",
+      "Requests that used registered memory." },
     { AIO_STATS_IOTHREAD, "workers",
       "Worker threads: the kernel's of io_uring, or the thread pool's." },
     { AIO_STATS_IOTHREAD, "cpu-time", "CPU time of the thread." },

@@ -484,7 +484,8 @@ class Report:
                              self.stack(result, value.value), value.value,
                              value.lo, value.hi))
             role = "aio-" + cell["aio"]
-            if role not in ("aio-threads", "aio-native", "aio-io_uring"):
+            if role not in ("aio-threads", "aio-native", "aio-io_uring",
+                            "aio-auto"):
                 role = "aio-none"
             cores.append(Bar(words.shorten(label), [(role, 1e6 / value.value)],
                              1e6 / value.value,

@@ -30,7 +30,7 @@ matplotlib.rcParams.update({
 
 # What is drawn in this colour gets the CSS variable of that name
 ROLES = ["fg", "muted", "grid", "host", "aio-threads", "aio-native",
-         "aio-io_uring", "aio-none", "cpu-main", "cpu-iothread",
+         "aio-io_uring", "aio-auto", "aio-none", "cpu-main", "cpu-iothread",
          "cpu-worker", "cpu-other", "path-queue", "path-kernel", "path-used",
          "path-rest", "loop-busy", "loop-hit", "loop-idle", "loop-wait"]
 COLOUR = {role: "#a1b2%02x" % i for i, role in enumerate(ROLES)}

@@ -5,6 +5,7 @@
  */
 #include <glib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "plan.h"
 
@@ -120,6 +121,35 @@ static void test_matrix(void)
     options_clear(&o);
 }
 
+/* "auto" is for QEMU to resolve, "none" for null-co only. */
+static void test_aio(void)
+{
+    static const AioMode modes[] = { AIO_AUTO, AIO_IO_URING };
+    g_autofree char *path = NULL;
+    g_autofree char *line = NULL;
+    g_autoptr(GError) err = NULL;
+    g_autoptr(Plan) plan = NULL;
+    int fd = g_file_open_tmp("test-options-XXXXXX", &path, &err);
+    Options o;
+
+    g_assert_no_error(err);
+    g_assert_cmpint(ftruncate(fd, 1 << 24), ==, 0);
+    line = g_strdup_printf("--qemu /q --device disk=%s --aio auto,io_uring "
+                           "--depth 1", path);
+    g_assert_true(parse(line, &o, &plan, NULL));
+    g_assert_cmpuint(plan->cells->len, ==, G_N_ELEMENTS(modes));
+    for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {
+        const Cell *c = g_ptr_array_index(plan->cells, i);
+        g_autofree char *part = g_strdup_printf("/%s/", aio_names[modes[i]]);
+
+        g_assert_cmpint(c->aio, ==, modes[i]);
+        g_assert_nonnull(strstr(c->name, part));
+    }
+    options_clear(&o);
+    close(fd);
+    unlink(path);
+}
+
 static void test_names_are_unique(void)
 {
     for (const Preset *p = presets; p->name; p++) {
@@ -187,6 +217,8 @@ static void test_errors(void)
         const char *line, *names, *also;
     } bad[] = {
         { "--qemu /q --null --aio uring", "'uring'", "io_uring" },
+        { "--qemu /q --null --aio best", "'best'", "auto" },
+        { "--qemu /q --null --aio none", "'none'", "auto" },
         { "--qemu /q --null --rw erase", "'erase'", "randwrite" },
         { "--qemu /q --null --driver poll", "'poll'", "spin" },
         { "--qemu /q --null --model ide", "'ide'", "virtio-scsi-pci" },
@@ -263,6 +295,7 @@ int main(int argc, char **argv)
     g_test_add_func("/options/default-labels", test_default_labels);
     g_test_add_func("/options/errors", test_errors);
     g_test_add_func("/plan/matrix", test_matrix);
+    g_test_add_func("/plan/aio", test_aio);
     g_test_add_func("/plan/names-are-unique", test_names_are_unique);
     g_test_add_func("/plan/command-line-replaces-preset",
                     test_command_line_replaces_preset);
