@@ -33,8 +33,10 @@
 /* Kernels before 5.12 count rings as locked memory: take less if need be. */
 #define RING_MIN_ENTRIES 128
 
-/* Newer than the oldest liburing that QEMU supports; part of the kernel's
- * interface. */
+/*
+ * Newer than the oldest liburing that QEMU supports; part of the kernel's
+ * interface.
+ */
 #define ENTER_NO_IOWAIT (1U << 7)
 #define FEAT_NO_IOWAIT (1U << 17)
 
@@ -113,13 +115,39 @@ static void count_enter(AioContext *ctx)
     aio_stats_io_uring_enter(ctx->stats);
 }
 
+static int submit(struct io_uring *ring)
+{
+#ifdef IORING_SETUP_DEFER_TASKRUN
+    if (fdmon_ring_is_deferred(ring)) {
+        /*
+         * The kernel sets this flag after it has added a completion to what
+         * waits for this thread, and clears it when the thread takes that.
+         * If the thread comes in between, the flag remains although nothing
+         * waits, and the next look at the ring would find "events" for ever.
+         * So it is cleared here; if it is set again, there is a reason.  Full
+         * barrier, before the kernel looks at what waits: pairs with the one
+         * in the kernel between its addition and the flag.
+         */
+        if (qatomic_read(ring->sq.kflags) & IORING_SQ_TASKRUN) {
+            qatomic_and(ring->sq.kflags, ~IORING_SQ_TASKRUN);
+        }
+        return io_uring_submit_and_get_events(ring);
+    }
+#endif
+    return io_uring_submit(ring);
+}
+
 void fdmon_ring_submit(AioContext *ctx)
 {
     struct io_uring *ring = &ctx->fdmon_io_uring;
+    int ret;
 
     if (io_uring_sq_ready(ring) || fdmon_ring_needs_enter(ring)) {
-        count_enter(ctx);
-        check_enter(io_uring_submit(ring));
+        do {
+            count_enter(ctx);
+            ret = submit(ring);
+        } while (ret == -EINTR);
+        check_enter(ret);
     }
 }
 

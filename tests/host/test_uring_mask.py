@@ -99,8 +99,9 @@ class Case(unittest.TestCase):
             out.truncate(16 * MIB)
         return path
 
-    def unit_tests(self, env: dict[str, str]) -> None:
-        for name in UNIT_TESTS:
+    def unit_tests(self, env: dict[str, str],
+                   names: tuple[str, ...] = UNIT_TESTS) -> None:
+        for name in names:
             done = run([BUILD / 'tests/unit' / name, '--tap', '-k'], env)
             report = tap.parse(done.stdout)
             self.assertEqual((done.returncode, report.count('failed'),
@@ -166,17 +167,20 @@ class Masked(Case):
 class Short(Case):
     """Submissions fail now and then: nothing is lost."""
 
-    def test_new_kernel(self) -> None:
+    def check(self, mask: str) -> None:
         for fail in SHORTAGES:
             with self.subTest(fail):
-                self.unit_tests(environment(fail=fail))
-                self.verified(environment(fail=fail))
+                env = environment(mask, fail)
+                # test-aio expects events at the first call of aio_poll(),
+                # but a descriptor may not be watched yet
+                self.unit_tests(env, UNIT_TESTS[1:])
+                self.verified(env)
+
+    def test_new_kernel(self) -> None:
+        self.check('')
 
     def test_old_kernel(self) -> None:
-        for fail in SHORTAGES:
-            with self.subTest(fail):
-                self.unit_tests(environment('all', fail))
-                self.verified(environment('all', fail))
+        self.check('all')
 
 
 class Refused(Case):

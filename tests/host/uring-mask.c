@@ -81,6 +81,7 @@ static Failure setup_failure, enter_failure;
 
 static __typeof__(&io_uring_queue_init_params) real_init;
 static __typeof__(&io_uring_submit) real_submit;
+static __typeof__(&io_uring_submit) real_submit_events;
 static __typeof__(&io_uring_submit_and_wait_timeout) real_wait;
 static long (*real_syscall)(long, ...);
 
@@ -153,7 +154,7 @@ static void *find(const char *name)
     return dlsym(RTLD_NEXT, name);
 }
 
-__attribute__((constructor)) static void setup(void)
+static void __attribute__((constructor)) setup(void)
 {
     for_each_word("URING_MASK", mask);
     for_each_word("URING_FAIL", add_failure);
@@ -218,6 +219,13 @@ int io_uring_submit(struct io_uring *ring)
     resolve(&real_submit, "io_uring_submit");
     return enter_fails(io_uring_sq_ready(ring)) ? -enter_failure.error
                                                 : real_submit(ring);
+}
+
+int io_uring_submit_and_get_events(struct io_uring *ring)
+{
+    resolve(&real_submit_events, "io_uring_submit_and_get_events");
+    return enter_fails(io_uring_sq_ready(ring)) ? -enter_failure.error
+                                                : real_submit_events(ring);
 }
 
 int io_uring_submit_and_wait_timeout(struct io_uring *ring,

@@ -130,6 +130,7 @@ static void many(void *opaque)
     Request *reqs = g_new0(Request, MANY);
     unsigned total = 0;
     int fd = make_file();
+    bool all_submitted;
 
     for (int i = 0; i < MANY; i++) {
         reqs[i].fd = i % 3 == 0 ? fd : -1;
@@ -138,6 +139,8 @@ static void many(void *opaque)
         request_start(&reqs[i]);
     }
     g_assert_cmpuint(total, ==, 0);
+    /* unless the kernel is short of memory */
+    all_submitted = QSIMPLEQ_EMPTY(&ctx->sqe_backlog);
     while (total < MANY) {
         aio_poll(ctx, true);
     }
@@ -149,7 +152,9 @@ static void many(void *opaque)
         g_assert_cmpint((uint8_t)reqs[i].byte, ==,
                         reqs[i].fd < 0 ? 0 : i % 256);
     }
-    g_assert_cmpuint(ctx->stats->data.io_uring_cq_overflows, >, 0);
+    if (all_submitted) {
+        g_assert_cmpuint(ctx->stats->data.io_uring_cq_overflows, >, 0);
+    }
     g_assert_cmpuint(ctx->cqes_due, ==, 0);
     close(fd);
     g_free(reqs);
@@ -413,6 +418,72 @@ static void watched_cb(EventNotifier *e)
         qatomic_inc(&w->seen);
     }
 }
+
+#ifdef IORING_SQ_TASKRUN
+typedef struct {
+    Watched w;
+    bool ready; /* for polling only */
+} Polled;
+
+static bool polled_poll(void *opaque)
+{
+    return container_of((EventNotifier *)opaque, Polled, w.e)->ready;
+}
+
+static void polled_ready(EventNotifier *e)
+{
+    Polled *p = container_of(e, Polled, w.e);
+
+    p->ready = false;
+    qatomic_inc(&p->w.seen);
+}
+
+/*
+ * The kernel may leave the flag behind that says that completions wait.  As
+ * long as it was believed the loop neither polled nor waited.
+ */
+static void stale_flag(void *opaque)
+{
+    AioContext *ctx = opaque;
+    Polled p = { 0 };
+    uint64_t limit_ns = 0;
+
+    aio_context_set_poll_params(ctx, 100 * SCALE_MS, 0, 0, &error_abort);
+    g_assert_cmpint(event_notifier_init(&p.w.e, 0), ==, 0);
+    aio_set_event_notifier(ctx, &p.w.e, watched_cb, polled_poll, polled_ready);
+
+    /* It is polled after some events. */
+    for (unsigned n = 1; !limit_ns; n++) {
+        event_notifier_set(&p.w.e);
+        while (p.w.seen < n) {
+            aio_poll(ctx, true);
+        }
+        aio_get_poll_limits(ctx, event_notifier_get_fd(&p.w.e), &limit_ns, 1);
+    }
+
+    p.w.seen = 0;
+    p.ready = true;
+    qatomic_or(ctx->fdmon_io_uring.sq.kflags, IORING_SQ_TASKRUN);
+    while (!p.w.seen) {
+        aio_poll(ctx, true);
+    }
+
+    aio_set_event_notifier(ctx, &p.w.e, NULL, NULL, NULL);
+    event_notifier_cleanup(&p.w.e);
+    aio_context_set_poll_params(ctx, 0, 0, 0, &error_abort);
+}
+
+static void test_stale_flag(void)
+{
+    IOThread *iothread = iothread_new();
+
+    alarm(LIMIT_S);
+    call_in(iothread_get_aio_context(iothread), stale_flag,
+            iothread_get_aio_context(iothread));
+    iothread_join(iothread);
+    alarm(0);
+}
+#endif
 
 static void fd_cb(void *opaque)
 {
@@ -918,9 +989,14 @@ static void test_destroy(void)
 
 int main(int argc, char **argv)
 {
+    sigset_t set;
+
     qemu_mutex_init(&bql);
     g_test_init(&argc, &argv, NULL);
     qemu_init_main_loop(&error_abort);
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM); /* blocked by the main loop */
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     main_ctx = qemu_get_aio_context();
     if (!main_ctx->fdmon_ops->add_sqe) {
         g_print("1..0 # SKIP io_uring is not available\n");
@@ -933,6 +1009,9 @@ int main(int argc, char **argv)
     g_test_add_func("/fdmon-io_uring/timers", test_timers);
     g_test_add_func("/fdmon-io_uring/notify", test_notify);
     g_test_add_func("/fdmon-io_uring/handlers", test_handlers);
+#ifdef IORING_SQ_TASKRUN
+    g_test_add_func("/fdmon-io_uring/stale-flag", test_stale_flag);
+#endif
     g_test_add_func("/fdmon-io_uring/signals", test_signals);
     g_test_add_func("/fdmon-io_uring/foreign-thread", test_foreign);
     g_test_add_func("/fdmon-io_uring/unclaim", test_unclaim);

@@ -34,6 +34,7 @@ static __thread char *stack_base;
 static __thread size_t stack_depth;
 
 static size_t max_bytes;    /* of one transfer; 0: no limit */
+static bool strict;         /* reads have to start at a sector */
 static int fail_every;      /* n: each nth submission fails with EAGAIN */
 static unsigned submissions;
 
@@ -76,6 +77,10 @@ int io_submit(io_context_t ctx, long nr, struct iocb **iocbs)
     }
     if (fail_every && ++submissions % fail_every == 0) {
         return -EAGAIN;
+    }
+    if (strict && iocbs[0]->aio_lio_opcode == IO_CMD_PREADV &&
+        iocbs[0]->u.c.offset % 512) {
+        return -EINVAL;
     }
     if (max_bytes) {
         saved = g_new(Shortened, nr);
@@ -410,6 +415,9 @@ static void test_eof(void)
     check_eof(3 * BLOCK);
     check_eof(2 * BLOCK + 100);
     max_bytes = 0;
+    strict = true;
+    check_eof(BLOCK + 100);
+    strict = false;
 }
 
 /* A write that gets no further, and one that fails in the middle. */
@@ -481,9 +489,13 @@ int main(int argc, char **argv)
 {
     char *buf;
     int ret;
+    sigset_t set;
 
     g_test_init(&argc, &argv, NULL);
     qemu_init_main_loop(&error_abort);
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM); /* blocked by the main loop */
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 
     path = g_strdup("/dev/shm/qtest-linux-aio-XXXXXX");
     fd = g_mkstemp_full(path, O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
