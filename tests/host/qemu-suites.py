@@ -89,10 +89,28 @@ class Build:
             raise Unusable(f'{path} is not a configured QEMU build '
                            f'directory: {err}') from None
 
+    def make(self, programs: list[str]) -> None:
+        """Build these test programs: of stock, only those asked for are."""
+        targets = sorted({os.path.relpath(program, self.path)
+                          for program in programs})
+        if not targets:
+            return
+        done = subprocess.run(['ninja', '-C', self.path, *targets], text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True,
+                              check=False)
+        if done.returncode:
+            output = one_line(done.stdout + done.stderr)
+            raise Unusable(f'cannot build {", ".join(targets)} in '
+                           f'{self.path}: {output[-2000:]}')
+
 
 class Group:
     """Some of QEMU's tests: what there is in a build, and how to run it."""
     name = ''
+
+    def programs(self, build: Build, names: list[str]) -> list[str]:
+        """Those it takes to run some of the tests."""
+        return []
 
     def names(self, build: Build) -> list[str]:
         raise NotImplementedError
@@ -110,6 +128,10 @@ class UnitTests(Group):
         return {test['name']: test for test in build.tests
                 if any(suite.split(':')[-1] == 'unit'
                        for suite in test['suite'])}
+
+    def programs(self, build: Build, names: list[str]) -> list[str]:
+        tests = self._tests(build)
+        return [tests[name]['cmd'][0] for name in names if name in tests]
 
     def names(self, build: Build) -> list[str]:
         return list(self._tests(build))
@@ -139,6 +161,10 @@ class QTests(Group):
                     for suite in test['suite']):
                 found[program] = test
         return found
+
+    def programs(self, build: Build, names: list[str]) -> list[str]:
+        # All of them: they are asked which paths there are.
+        return [test['cmd'][0] for test in self._programs(build).values()]
 
     def names(self, build: Build) -> list[str]:
         if build.path not in self._listed:
@@ -293,9 +319,9 @@ class Executor:
             names: list[str]) -> Iterator[tuple[str, Result]]:
         """Run the cases; yields them as they end."""
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            futures = {pool.submit(self._one, group, build, name): name
-                       for name in names}
             try:
+                futures = {pool.submit(self._one, group, build, name): name
+                           for name in names}
                 for future in concurrent.futures.as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
@@ -437,6 +463,9 @@ class Comparison:
                                   self._comments(result))
             else:
                 doubtful[name] = result
+        if not doubtful:
+            return
+        self.stock.make(group.programs(self.stock, list(doubtful)))
         known = set(group.names(self.stock))
         asked = [name for name in names if name in doubtful and name in known]
         stock = dict(self.executor.run(group, self.stock, asked))
@@ -567,6 +596,12 @@ def select(group: Group, build: Build,
     return names
 
 
+def bail_out(err: Unusable) -> int:
+    print(f'Bail out! {err}')
+    print(f'qemu-suites: {err}', file=sys.stderr)
+    return 1
+
+
 def main() -> int:
     args = parse_arguments()
 
@@ -584,9 +619,7 @@ def main() -> int:
             if not cases and not args.only:
                 raise Unusable(f'{patched.path} has no tests of group {name}')
     except Unusable as err:
-        print(f'Bail out! {err}')
-        print(f'qemu-suites: {err}', file=sys.stderr)
-        return 1
+        return bail_out(err)
     total = sum(len(cases) for cases in chosen.values())
     if not total:
         print(f'qemu-suites: no case matches {", ".join(args.only)}',
@@ -599,8 +632,11 @@ def main() -> int:
         print(f'# MALLOC_PERTURB_={executor.defaults["MALLOC_PERTURB_"]}')
         comparison = Comparison(executor, patched, stock, args.tries,
                                 printer)
-        for group in groups:
-            comparison.run(group, chosen[group.name])
+        try:
+            for group in groups:
+                comparison.run(group, chosen[group.name])
+        except Unusable as err:
+            return bail_out(err)
     return 1 if printer.failed else 0
 
 

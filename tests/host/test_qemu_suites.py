@@ -91,8 +91,10 @@ class Suites(unittest.TestCase):
 
     def script(self, label: str, name: str, body: str) -> Path:
         path = self.top / label / name
-        path.write_text(f'#!/bin/sh\n{body}\n', 'utf-8')
-        path.chmod(0o755)
+        # stock's are built when they are asked for
+        source = path.with_name(name + '.in') if label == 'stock' else path
+        source.write_text(f'#!/bin/sh\n{body}\n', 'utf-8')
+        source.chmod(0o755)
         return path
 
     def unit(self, name: str, patched: str | None, stock: str | None,
@@ -109,6 +111,11 @@ class Suites(unittest.TestCase):
         for label, tests in self.intro.items():
             (self.top / label / 'meson-info' / 'intro-tests.json').write_text(
                 json.dumps(tests), 'utf-8')
+        with open(self.top / 'stock' / 'build.ninja', 'w',
+                  encoding='utf-8') as build:
+            print('rule copy\n command = cp -p $in $out', file=build)
+            for source in (self.top / 'stock').glob('*.in'):
+                print(f'build {source.stem}: copy {source.name}', file=build)
         done = subprocess.run(
             [sys.executable, SUITES, '--patched', str(self.top / 'patched'),
              '--stock', str(self.top / 'stock'), '--work-dir', str(self.top),
@@ -229,6 +236,14 @@ class Suites(unittest.TestCase):
         status, lines, _ = self.run_suites('--group', 'unit')
         self.assertEqual((status, lines['t'].state), (1, 'failed'))
         self.assertIn('cannot be started', self.output)
+
+    def test_stock_program_does_not_build(self) -> None:
+        self.unit('t', BAD, OK)
+        (self.top / 'stock' / 't.in').unlink()
+        status, _, errors = self.run_suites('--group', 'unit')
+        self.assertEqual(status, 1)
+        self.assertIn('Bail out! cannot build t in ', self.output)
+        self.assertIn("unknown target 't'", errors)
 
     def test_program_appears_later(self) -> None:
         # As when it is being built meanwhile: no reason to call it flaky.
