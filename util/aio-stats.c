@@ -464,13 +464,13 @@ void aio_stats_io_uring_queue(AioStats *s, AioStatsRequest *r)
     s->num_queued++;
 }
 
-void aio_stats_io_uring_enter(AioStats *s)
+static void io_uring_submitted(AioStats *s, unsigned enters)
 {
     AioStatsBackend *b = &s->data.backend[AIO_STATS_IO_URING];
     uint64_t n = s->num_queued;
 
     aio_stats_begin(s);
-    aio_stats_inc(&s->data.io_uring_enters, 1);
+    aio_stats_inc(&s->data.io_uring_enters, enters);
     if (n) {
         aio_stats_inc(&b->submissions, 1);
         aio_stats_inc(&b->submission_batch[aio_stats_batch_bucket(n)], 1);
@@ -486,6 +486,16 @@ void aio_stats_io_uring_enter(AioStats *s)
         s->num_queued = 0;
         trace_aio_stats_submission(s, AIO_STATS_IO_URING, n);
     }
+}
+
+void aio_stats_io_uring_enter(AioStats *s)
+{
+    io_uring_submitted(s, 1);
+}
+
+void aio_stats_io_uring_publish(AioStats *s)
+{
+    io_uring_submitted(s, 0);
 }
 
 /*
@@ -605,5 +615,28 @@ void aio_queue_stats_latency(AioQueueStats *q, int64_t start)
           s->now : aio_stats_tick(s);
     seqlock_write_begin(&q->latency_lock);
     aio_stats_add_times(&q->latency, aio_clock_diff(now, start), 1);
+    seqlock_write_end(&q->latency_lock);
+}
+
+void aio_queue_stats_used(AioQueueStats *q, const AioQueueUsed *u, unsigned n)
+{
+    AioStats *s = aio_stats_current();
+    int64_t now = aio_stats_tick(s);
+
+    aio_stats_begin(s);
+    for (unsigned i = 0; i < n; i++) {
+        if (u[i].reaped) {
+            aio_stats_add_times(&s->data.used_time,
+                                aio_clock_diff(now, u[i].reaped), 1);
+        }
+    }
+    aio_stats_end(s);
+    seqlock_write_begin(&q->latency_lock);
+    for (unsigned i = 0; i < n; i++) {
+        if (u[i].start) {
+            aio_stats_add_times(&q->latency,
+                                aio_clock_diff(now, u[i].start), 1);
+        }
+    }
     seqlock_write_end(&q->latency_lock);
 }

@@ -16,6 +16,10 @@
  * thread to enter the kernel (IORING_SETUP_COOP_TASKRUN): a vCPU may not do so
  * for a long time.
  *
+ * On request a thread of the kernel submits what is in the ring of an IOThread
+ * (IORING_SETUP_SQPOLL), and so takes its completions as well.  Nothing is
+ * deferred then.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
@@ -49,16 +53,16 @@ bool fdmon_ring_is_deferred(const struct io_uring *ring)
 #endif
 }
 
-static int init_flags(struct io_uring *ring, unsigned flags)
+static int init_params(struct io_uring *ring,
+                       const struct io_uring_params *wanted)
 {
     int ret;
 
     for (unsigned n = RING_SQ_ENTRIES; n >= RING_MIN_ENTRIES; n /= 2) {
-        struct io_uring_params p = {
-            .flags = flags | IORING_SETUP_CQSIZE,
-            .cq_entries = n * (RING_CQ_ENTRIES / RING_SQ_ENTRIES),
-        };
+        struct io_uring_params p = *wanted;
 
+        p.flags |= IORING_SETUP_CQSIZE;
+        p.cq_entries = n * (RING_CQ_ENTRIES / RING_SQ_ENTRIES);
         ret = io_uring_queue_init_params(n, ring, &p);
         if (ret != -ENOMEM) {
             break;
@@ -67,30 +71,68 @@ static int init_flags(struct io_uring *ring, unsigned flags)
     return ret;
 }
 
-int fdmon_ring_init(struct io_uring *ring, bool exclusive)
+static void trace_ring(struct io_uring *ring)
 {
-    int ret = -EINVAL;
+    trace_fdmon_ring_init(ring, ring->ring_fd, ring->flags, ring->features,
+                          ring->sq.ring_entries, ring->cq.ring_entries);
+}
 
-#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
-    if (exclusive) {
-        /* Linux 6.1 */
-        ret = init_flags(ring, IORING_SETUP_SINGLE_ISSUER |
-                               IORING_SETUP_DEFER_TASKRUN |
-                               IORING_SETUP_TASKRUN_FLAG |
-                               IORING_SETUP_SUBMIT_ALL);
-    }
-#endif
-    if (ret == -EINVAL) {
-        /* Linux 5.5 */
-        ret = init_flags(ring, 0);
-    }
+int fdmon_ring_init(struct io_uring *ring)
+{
+    /* Linux 5.5 */
+    int ret = init_params(ring, &(struct io_uring_params) {});
+
     if (ret == -EINVAL) {
         ret = io_uring_queue_init(RING_MIN_ENTRIES, ring, 0);
     }
     if (ret == 0) {
-        trace_fdmon_ring_init(ring, ring->ring_fd, ring->flags, ring->features,
-                              ring->sq.ring_entries, ring->cq.ring_entries);
+        trace_ring(ring);
     }
+    return ret;
+}
+
+int fdmon_ring_init_sqpoll(struct io_uring *ring, unsigned idle_ms, int cpu)
+{
+    const unsigned features = IORING_FEAT_SQPOLL_NONFIXED |
+                              IORING_FEAT_EXT_ARG;
+    struct io_uring_params p = {
+        .flags = IORING_SETUP_SQPOLL,
+        .sq_thread_idle = idle_ms,
+    };
+    int ret;
+
+    if (cpu >= 0) {
+        p.flags |= IORING_SETUP_SQ_AFF;
+        p.sq_thread_cpu = cpu;
+    }
+    ret = init_params(ring, &p);
+    if (ret == 0 && (ring->features & features) != features) {
+        /* Before Linux 5.11 it could only use registered files */
+        io_uring_queue_exit(ring);
+        ret = -EOPNOTSUPP;
+    }
+    if (ret == 0) {
+        trace_ring(ring);
+    }
+    return ret;
+}
+
+int fdmon_ring_init_exclusive(struct io_uring *ring)
+{
+    int ret = -EINVAL;
+
+#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
+    /* Linux 6.1 */
+    ret = init_params(ring, &(struct io_uring_params) {
+        .flags = IORING_SETUP_SINGLE_ISSUER |
+                 IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG |
+                 IORING_SETUP_SUBMIT_ALL,
+    });
+    if (ret == 0) {
+        trace_ring(ring);
+    }
+#endif
     return ret;
 }
 
@@ -113,6 +155,20 @@ static void count_enter(AioContext *ctx)
 {
     aio_stats_tick(ctx->stats);
     aio_stats_io_uring_enter(ctx->stats);
+}
+
+static void count_submit(AioContext *ctx)
+{
+    struct io_uring *ring = &ctx->fdmon_io_uring;
+
+    if (fdmon_ring_is_sqpoll(ring) && !fdmon_ring_needs_enter(ring) &&
+        !(qatomic_read(ring->sq.kflags) & IORING_SQ_NEED_WAKEUP)) {
+        /* There will be no system call, should it not fall asleep just now */
+        aio_stats_tick(ctx->stats);
+        aio_stats_io_uring_publish(ctx->stats);
+    } else {
+        count_enter(ctx);
+    }
 }
 
 static int submit(struct io_uring *ring)
@@ -142,9 +198,9 @@ void fdmon_ring_submit(AioContext *ctx)
     struct io_uring *ring = &ctx->fdmon_io_uring;
     int ret;
 
-    if (io_uring_sq_ready(ring) || fdmon_ring_needs_enter(ring)) {
+    if (fdmon_ring_has_unsubmitted(ring) || fdmon_ring_needs_enter(ring)) {
         do {
-            count_enter(ctx);
+            count_submit(ctx);
             ret = submit(ring);
         } while (ret == -EINTR);
         check_enter(ret);
@@ -190,7 +246,7 @@ void fdmon_ring_submit_and_wait(AioContext *ctx, int64_t timeout_ns)
     if (!ctx->cqes_due && (ring->features & FEAT_NO_IOWAIT)) {
         /* to stop watching a descriptor, or watch another one */
         fdmon_ring_submit(ctx);
-        if (!io_uring_cq_ready(ring) && !io_uring_sq_ready(ring)) {
+        if (!io_uring_cq_ready(ring) && !fdmon_ring_has_unsubmitted(ring)) {
             wait_idle(ctx, tsp);
         }
         return;

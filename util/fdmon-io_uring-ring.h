@@ -12,14 +12,31 @@
 #include "block/aio.h"
 
 /*
- * Create @ring with what this kernel offers of what pays.
- *
- * @exclusive: the caller is the only thread that will ever submit or wait.
- * Otherwise any thread that holds the lock which protects the AioContext may.
+ * Create @ring for any thread that holds the lock which protects the
+ * AioContext, with what this kernel offers of what pays.
  *
  * Returns 0 or a negative errno.
  */
-int fdmon_ring_init(struct io_uring *ring, bool exclusive);
+int fdmon_ring_init(struct io_uring *ring);
+
+/*
+ * The same, for the calling thread alone: no other will ever submit or wait.
+ *
+ * Returns 0 or a negative errno; -EINVAL if this kernel or liburing has no
+ * such rings.
+ */
+int fdmon_ring_init_exclusive(struct io_uring *ring);
+
+/*
+ * The same, with a thread of the kernel that submits what is queued.  It is
+ * created by the calling thread, and inherits from it.
+ *
+ * @idle_ms: for how long it looks for more before it sleeps; 0: a second
+ * @cpu: where it runs, -1: anywhere
+ *
+ * Returns 0 or a negative errno; -EOPNOTSUPP if this kernel is too old.
+ */
+int fdmon_ring_init_sqpoll(struct io_uring *ring, unsigned idle_ms, int cpu);
 
 /*
  * Hand the queued SQEs to the kernel and let it post what has completed;
@@ -41,6 +58,24 @@ void fdmon_ring_submit_and_wait(AioContext *ctx, int64_t timeout_ns);
  * cannot be used with poll(2), which does not wake up for them.
  */
 bool fdmon_ring_is_deferred(const struct io_uring *ring);
+
+/* Does a thread of the kernel submit what is queued? */
+static inline bool fdmon_ring_is_sqpoll(const struct io_uring *ring)
+{
+    return ring->flags & IORING_SETUP_SQPOLL;
+}
+
+/*
+ * Are there SQEs that have to be submitted?  Those that the kernel's thread
+ * has been told of, and has not come to yet, need nothing more.
+ */
+static inline bool fdmon_ring_has_unsubmitted(struct io_uring *ring)
+{
+    if (fdmon_ring_is_sqpoll(ring)) {
+        return ring->sq.sqe_head != ring->sq.sqe_tail;
+    }
+    return io_uring_sq_ready(ring);
+}
 
 /* Are there completions that the kernel only posts when it is entered? */
 static inline bool fdmon_ring_needs_enter(struct io_uring *ring)

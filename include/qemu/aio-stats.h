@@ -380,10 +380,12 @@ static inline void aio_stats_count(AioStats *s, uint64_t *counter)
 
 /*
  * io_uring, whose requests are queued first and submitted together later:
- * @r is queued; and a system call is about to submit all that is queued.
+ * @r is queued; a system call is about to submit all that is queued; or that is
+ * about to be shown to a thread of the kernel, which submits it.
  */
 void aio_stats_io_uring_queue(AioStats *s, AioStatsRequest *r);
 void aio_stats_io_uring_enter(AioStats *s);
+void aio_stats_io_uring_publish(AioStats *s);
 
 /*
  * A virtqueue, of a device model or of an export.
@@ -525,6 +527,34 @@ static inline void aio_queue_stats_publish(AioQueueStats *q, uint64_t n)
         }
     }
 }
+
+/*
+ * For requests that are published together, with s->reaped 0 meanwhile:
+ * aio_queue_stats_fill() when each is put into the ring.  If that was true for
+ * any of them, aio_queue_stats_used() when all @n have been published.
+ */
+typedef struct AioQueueUsed {
+    int64_t start, reaped;      /* 0: of no interest */
+} AioQueueUsed;
+
+static inline bool aio_queue_stats_fill(AioQueueUsed *u, int64_t start)
+{
+    AioStats *s = aio_stats_current();
+
+    u->start = start;
+    u->reaped = 0;
+    if (s && s->reaped) {
+        if (unlikely(qatomic_read(&s->request_latency))) {
+            u->reaped = s->reaped;
+        } else {
+            s->pass.used++;
+            s->pass.used_reaped += s->reaped - s->data.loop.since;
+        }
+    }
+    return u->start || u->reaped;
+}
+
+void aio_queue_stats_used(AioQueueStats *q, const AioQueueUsed *u, unsigned n);
 
 /* Whether the driver wants to be notified of what was published. */
 static inline void aio_queue_stats_notify(AioQueueStats *q, bool wanted)

@@ -32,12 +32,14 @@ MIB = 1 << 20
 # As the kernel defines them
 SETUP = {'cqsize': 1 << 3, 'submit_all': 1 << 7, 'single_issuer': 1 << 12,
          'defer_taskrun': 1 << 13}
-FEATURES = {'ext_arg': 1 << 8, 'no_iowait': 1 << 17}
+SETUP_SQPOLL = 1 << 1
+FEATURES = {'sqpoll_nonfixed': 1 << 7, 'ext_arg': 1 << 8,
+            'no_iowait': 1 << 17}
 # How many are created: for the main loop; for the monitor, whose thread is an
-# IOThread that GLib takes over; for any other IOThread, before and in its
-# thread.
+# IOThread that GLib takes over, with the ring it had first; for any other
+# IOThread, before and in its thread.
 MAIN_LOOP_RINGS = 2
-MONITOR_RINGS = 3
+MONITOR_RINGS = 2
 IOTHREAD_RINGS = 2
 SHORTAGES = ['enter:3:EAGAIN', 'enter:2:EBUSY', 'enter:5:EINTR',
              'enter:7:ENOMEM']
@@ -110,13 +112,14 @@ class Case(unittest.TestCase):
             self.assertIsNone(report.skip_all, name)
             self.assertGreater(report.count('passed'), 0, name)
 
-    def verified(self, env: dict[str, str], aio: str = 'io_uring') -> None:
+    def verified(self, env: dict[str, str], aio: str = 'io_uring',
+                 *options: str) -> None:
         """Data is what it should be, with and without an IOThread."""
         done = run([AIO_BENCH, '--qemu', QEMU, '--device', self.image(),
                     '--allow-write', '--verify', '--rw', 'randrw',
                     '--aio', aio, '--iothreads', '0,1', '--depth', '1,64',
                     '--time', '0.1', '--warmup', '0.02', '--repeat', '1',
-                    '--quiet', '--tap'], env)
+                    '--quiet', '--tap', *options], env)
         self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
         report = tap.parse(done.stdout)
         self.assertEqual(report.count('passed'), len(report.lines))
@@ -159,6 +162,9 @@ class Masked(Case):
 
     def test_no_iowait(self) -> None:
         self.check('no_iowait')
+
+    def test_sqpoll_nonfixed(self) -> None:
+        self.check('sqpoll_nonfixed')
 
     def test_all(self) -> None:
         self.check('all')
@@ -223,6 +229,17 @@ class Refused(Case):
                          {'first', 'second'})
         self.assertEqual(said, '')
 
+    def test_glib_needs_no_ring(self) -> None:
+        """GLib takes over the monitor's thread: no ring is needed for it."""
+        n = MAIN_LOOP_RINGS + MONITOR_RINGS + 1
+        answers, said = qmp(
+            [self.add('first'), {'execute': 'query-iothreads'}],
+            environment(fail=f'setup:{n}+:EMFILE'))
+        self.assertIn('Failed to initialize io_uring: Too many open files',
+                      answers[0]['error']['desc'])
+        self.assertEqual(answers[1]['return'], [])
+        self.assertEqual(said, '')
+
     def test_thread_keeps_its_first_ring(self) -> None:
         """The better ring is refused: the plain one serves."""
         for n, deferred in ((1, True), (2, False)):
@@ -236,6 +253,142 @@ class Refused(Case):
             last = re.findall(r'flags (0x\w+)', said)[-1]
             self.assertEqual(bool(int(last, 16) & SETUP['defer_taskrun']),
                              deferred)
+
+
+class Sqpoll(Case):
+    """A thread of the kernel that submits: io-uring-sqpoll of IOThreads."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        done = run([QEMU, '-machine', 'none', '-display', 'none', '-object',
+                    'iothread,id=io,io-uring-sqpoll=on', '-qmp', 'stdio'],
+                   environment(), '{"execute": "qmp_capabilities"}'
+                   '{"execute": "quit"}')
+        if 'SQPOLL' in done.stderr:
+            self.skipTest('no SQPOLL: ' + done.stderr.strip())
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    @staticmethod
+    def add(**options: Any) -> dict[str, Any]:
+        return {'execute': 'object-add', 'arguments': {
+            'qom-type': 'iothread', 'id': 'io', 'io-uring-sqpoll': True,
+            **options}}
+
+    @staticmethod
+    def remove() -> dict[str, Any]:
+        return {'execute': 'object-del', 'arguments': {'id': 'io'}}
+
+    def error(self, command: dict[str, Any],
+              env: dict[str, str] | None = None) -> str:
+        """The error, after which the same without SQPOLL succeeds."""
+        answers, said = qmp([command, {'execute': 'object-add', 'arguments': {
+            'qom-type': 'iothread', 'id': 'io'}}], env or environment())
+        self.assertEqual(said, '')
+        self.assertIn('return', answers[1])
+        return answers[0]['error']['desc']
+
+    def test_created(self) -> None:
+        """On request only, with the thread it needs, and both go again."""
+        for env in (environment(), environment('defer_taskrun')):
+            answers, said = qmp(
+                [self.add(), self.remove(), self.add(**{
+                    'io-uring-sqpoll-idle': 5, 'io-uring-sqpoll-cpu':
+                    min(os.sched_getaffinity(0))}), self.remove()], env,
+                '-trace', 'fdmon_ring_init')
+            self.assertEqual([a for a in answers if 'error' in a], [])
+            flags = [bool(int(f, 16) & SETUP_SQPOLL)
+                     for f in re.findall(r'flags (0x\w+)', said)]
+            # a plain one first; and no other is created in its thread
+            self.assertEqual(flags[-4:], [False, True] * 2)
+            self.assertEqual(flags.count(True), 2)
+
+    def test_properties(self) -> None:
+        def get(name: str) -> dict[str, Any]:
+            return {'execute': 'qom-get', 'arguments': {
+                'path': '/objects/io', 'property': name}}
+
+        def put(name: str, value: Any) -> dict[str, Any]:
+            return {'execute': 'qom-set', 'arguments': {
+                'path': '/objects/io', 'property': name, 'value': value}}
+
+        names = ['io-uring-sqpoll', 'io-uring-sqpoll-idle',
+                 'io-uring-sqpoll-cpu']
+        answers, _ = qmp([self.add(**{'io-uring-sqpoll-idle': 7}),
+                          *map(get, names), put(names[0], False),
+                          put(names[1], 8), put(names[2], 0),
+                          *map(get, names)], environment())
+        values = [{'return': True}, {'return': 7}, {'return': -1}]
+        self.assertEqual(answers[1:4], values)
+        for answer, name in zip(answers[4:7], names):
+            self.assertEqual(answer['error']['desc'],
+                             f'{name} cannot be changed')
+        self.assertEqual(answers[7:], values)
+
+    def test_refused(self) -> None:
+        for error, says in (('EPERM', 'requires CAP_SYS_NICE before Linux '
+                             '5.13: Operation not permitted'),
+                            ('EMFILE', 'Too many open files'),
+                            ('ENOMEM', 'Cannot allocate memory')):
+            n = MAIN_LOOP_RINGS + MONITOR_RINGS + IOTHREAD_RINGS
+            # ENOMEM is tried with less and less
+            plus = '+' if error == 'ENOMEM' else ''
+            env = environment(fail=f'setup:{n}{plus}:{error}')
+            if plus:
+                answers, said = qmp([self.add()], env)
+                self.assertEqual(said, '')
+                desc = answers[0]['error']['desc']
+            else:
+                desc = self.error(self.add(), env)
+            self.assertIn('(SQPOLL)', desc)
+            self.assertIn(says, desc)
+
+    def test_too_old(self) -> None:
+        for mask in ('sqpoll_nonfixed', 'ext_arg'):
+            self.assertEqual(self.error(self.add(), environment(mask)),
+                             'A submission thread of io_uring (SQPOLL) '
+                             'requires Linux 5.11')
+
+    def test_no_io_uring(self) -> None:
+        desc = self.error(self.add(), environment(fail='setup:1+:EPERM'))
+        self.assertEqual(desc, 'io_uring is not available')
+
+    def test_wrong_values(self) -> None:
+        self.assertIn('cannot run on CPU 99999,', self.error(
+            self.add(**{'io-uring-sqpoll-cpu': 99999})))
+        for name in ('idle', 'cpu'):
+            for value in (-1, 1 << 31):
+                self.assertEqual(
+                    self.error(self.add(**{f'io-uring-sqpoll-{name}': value})),
+                    f'io-uring-sqpoll-{name} value must be in range '
+                    '[0, 2147483647]')
+            self.assertEqual(
+                self.error(self.add(**{'io-uring-sqpoll': False,
+                                       f'io-uring-sqpoll-{name}': 1})),
+                'io-uring-sqpoll-idle and io-uring-sqpoll-cpu require '
+                'io-uring-sqpoll=on')
+
+    def test_one_line(self) -> None:
+        done = run([QEMU, '-machine', 'none', '-display', 'none', '-object',
+                    'iothread,id=io,io-uring-sqpoll=on'],
+                   environment('sqpoll_nonfixed'))
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_data(self) -> None:
+        """Verified, when the thread sleeps, is woken up, and never sleeps."""
+        for env, idle in ((environment(), '1000'), (environment(), '1'),
+                          (environment('no_iowait'), '1'),
+                          *((environment(fail=f), '1') for f in SHORTAGES)):
+            with self.subTest(env=env.get('URING_FAIL'), idle=idle):
+                self.verified(
+                    env, 'io_uring', '--iothreads', '1,2',
+                    '--set', 'iothread.io-uring-sqpoll=true',
+                    '--set', f'iothread.io-uring-sqpoll-idle={idle}')
+
+    def test_fixed_buffers(self) -> None:
+        self.verified(environment(), 'io_uring', '--iothreads', '1,2',
+                      '--set', 'iothread.io-uring-sqpoll=true',
+                      '--set', 'blockdev.fixed-buffers=true')
 
 
 class Disabled(Case):

@@ -5,7 +5,7 @@
  * URING_MASK is a list of what the kernel is not to have:
  *
  *   single_issuer, defer_taskrun, submit_all, cqsize   flags of io_uring_setup
- *   ext_arg, no_iowait                                 features
+ *   ext_arg, no_iowait, sqpoll_nonfixed                features
  *   all                                                all of these
  *
  * URING_FAIL is a list of failures, each STEP:N:ERRNO:
@@ -36,6 +36,7 @@
 #define SETUP_SUBMIT_ALL (1U << 7)
 #define SETUP_SINGLE_ISSUER (1U << 12)
 #define SETUP_DEFER_TASKRUN (1U << 13)
+#define FEAT_SQPOLL_NONFIXED (1U << 7)
 #define FEAT_EXT_ARG (1U << 8)
 #define FEAT_NO_IOWAIT (1U << 17)
 #define ENTER_EXT_ARG (1U << 3)
@@ -55,6 +56,7 @@ static const struct {
     { "ext_arg", 0, FEAT_EXT_ARG | FEAT_NO_IOWAIT,
       ENTER_EXT_ARG | ENTER_NO_IOWAIT },
     { "no_iowait", 0, FEAT_NO_IOWAIT, ENTER_NO_IOWAIT },
+    { "sqpoll_nonfixed", 0, FEAT_SQPOLL_NONFIXED, 0 },
 };
 
 static const struct {
@@ -106,7 +108,7 @@ static void mask(const char *name)
     }
     if (!found) {
         reject("URING_MASK", name, "single_issuer, defer_taskrun, submit_all, "
-               "cqsize, ext_arg, no_iowait or all");
+               "cqsize, ext_arg, no_iowait, sqpoll_nonfixed or all");
     }
 }
 

@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/resource.h>
 #include "block/aio.h"
 #include "iothread.h"
 #include "qapi/error.h"
@@ -63,6 +64,37 @@ static void in_both(void (*fn)(void *opaque))
 
     alarm(LIMIT_S);
     fn(main_ctx);
+    call_in(iothread_get_aio_context(iothread), fn,
+            iothread_get_aio_context(iothread));
+    iothread_join(iothread);
+    alarm(0);
+}
+
+/*
+ * Threads of the kernel submit what is in the ring (SQPOLL).  They fall asleep
+ * all the time, so that they have to be woken up.
+ */
+#define SQPOLL_IDLE_MS 1
+
+static bool have_sqpoll;
+
+static bool is_sqpoll(AioContext *ctx)
+{
+    return ctx->fdmon_io_uring.flags & IORING_SETUP_SQPOLL;
+}
+
+static void test_sqpoll(const void *opaque)
+{
+    void (*fn)(void *opaque) = opaque;
+    IOThread *iothread;
+
+    if (!have_sqpoll) {
+        g_test_skip("no SQPOLL");
+        return;
+    }
+    iothread = iothread_new_sqpoll(SQPOLL_IDLE_MS);
+    g_assert_true(is_sqpoll(iothread_get_aio_context(iothread)));
+    alarm(LIMIT_S);
     call_in(iothread_get_aio_context(iothread), fn,
             iothread_get_aio_context(iothread));
     iothread_join(iothread);
@@ -139,8 +171,8 @@ static void many(void *opaque)
         request_start(&reqs[i]);
     }
     g_assert_cmpuint(total, ==, 0);
-    /* unless the kernel is short of memory */
-    all_submitted = QSIMPLEQ_EMPTY(&ctx->sqe_backlog);
+    /* unless the kernel is short of memory, or has not come to them */
+    all_submitted = QSIMPLEQ_EMPTY(&ctx->sqe_backlog) && !is_sqpoll(ctx);
     while (total < MANY) {
         aio_poll(ctx, true);
     }
@@ -227,9 +259,11 @@ static void coroutine_fn chain_co(void *opaque)
 static void deep(void *opaque)
 {
     AioContext *ctx = opaque;
+    /* each takes two changes of threads there */
+    unsigned length = is_sqpoll(ctx) ? 5000 : 100000;
     Chain chain;
 
-    chain_start(&chain, 100000);
+    chain_start(&chain, length);
     while (chain.left) {
         aio_poll(ctx, true);
     }
@@ -237,7 +271,7 @@ static void deep(void *opaque)
 
     chain = (Chain) {
         .req = { .fd = -1, .handler.cb = chain_co_cb },
-        .left = 100000,
+        .left = length,
         .co = qemu_coroutine_create(chain_co, &chain),
     };
     qemu_coroutine_enter(chain.co);
@@ -476,12 +510,17 @@ static void stale_flag(void *opaque)
 static void test_stale_flag(void)
 {
     IOThread *iothread = iothread_new();
+    AioContext *ctx = iothread_get_aio_context(iothread);
 
-    alarm(LIMIT_S);
-    call_in(iothread_get_aio_context(iothread), stale_flag,
-            iothread_get_aio_context(iothread));
+    if (ctx->fdmon_io_uring.flags & IORING_SETUP_DEFER_TASKRUN) {
+        alarm(LIMIT_S);
+        call_in(ctx, stale_flag, ctx);
+        alarm(0);
+    } else {
+        /* no one sets it there, so no one clears it */
+        g_test_skip("no IORING_SETUP_DEFER_TASKRUN");
+    }
     iothread_join(iothread);
-    alarm(0);
 }
 #endif
 
@@ -523,9 +562,8 @@ static void start_endless(void *opaque)
     chain_start(opaque, UINT_MAX);
 }
 
-static void test_handlers(void)
+static void handlers(IOThread *iothread)
 {
-    IOThread *iothread = iothread_new();
     AioContext *ctx = iothread_get_aio_context(iothread);
     Watched w[8] = {};
     struct {
@@ -594,6 +632,20 @@ static void test_handlers(void)
     }
     iothread_join(iothread);
     alarm(0);
+}
+
+static void test_handlers(void)
+{
+    handlers(iothread_new());
+}
+
+static void test_sqpoll_handlers(void)
+{
+    if (!have_sqpoll) {
+        g_test_skip("no SQPOLL");
+        return;
+    }
+    handlers(iothread_new_sqpoll(SQPOLL_IDLE_MS));
 }
 
 /* Signals */
@@ -740,6 +792,7 @@ static void test_foreign(void)
 
 typedef struct {
     int pipe[2];
+    bool sqpoll;
     QemuEvent in_flight;
 } Unclaim;
 
@@ -793,9 +846,13 @@ static void *unclaim_thread(void *opaque)
     unsigned total = 0, fired = 0;
     bool is_deferred = false;
     QEMUTimer *timer;
+    struct rlimit limit, none;
     int old_ring;
 
     rcu_register_thread();
+    if (u->sqpoll) {
+        aio_context_set_sqpoll(ctx, SQPOLL_IDLE_MS, -1, &error_abort);
+    }
     qemu_set_current_aio_context(ctx);
     g_source_attach(source, context);
     g_source_unref(source);
@@ -838,7 +895,12 @@ static void *unclaim_thread(void *opaque)
 
     qemu_event_set(&u->in_flight);      /* from now on they may complete */
     old_ring = ctx->fdmon_io_uring.ring_fd;
+    /* it has to succeed, so it must not need anything that it may not get */
+    g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
+    none = (struct rlimit) { .rlim_max = limit.rlim_max };
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
     aio_context_unclaim(ctx);
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
     if (is_deferred) {
         /* what was in flight had to be completed, for there is a new ring */
         g_assert_cmpuint(total, >=, ARRAY_SIZE(f));
@@ -913,7 +975,7 @@ static void *unclaim_thread(void *opaque)
 static void test_unclaim(void)
 {
     for (int round = 0; round < 20; round++) {
-        Unclaim u = {};
+        Unclaim u = { .sqpoll = have_sqpoll && round % 4 > 1 };
         QemuThread thread;
 
         alarm(LIMIT_S);
@@ -940,12 +1002,16 @@ static void test_unclaim(void)
 
 static void *destroy_thread(void *opaque)
 {
+    unsigned round = GPOINTER_TO_UINT(opaque);
     AioContext *ctx = aio_context_new(&error_abort);
     Watched w[6] = {};
 
     rcu_register_thread();
+    if (have_sqpoll && round % 3 == 2) {
+        aio_context_set_sqpoll(ctx, SQPOLL_IDLE_MS, -1, &error_abort);
+    }
     qemu_set_current_aio_context(ctx);
-    if (opaque) {
+    if (round % 3) {
         aio_context_claim(ctx);
     }
     for (int i = 0; i < ARRAY_SIZE(w); i++) {
@@ -977,14 +1043,22 @@ static void *destroy_thread(void *opaque)
 static void test_destroy(void)
 {
     alarm(LIMIT_S);
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 60; i++) {
         QemuThread thread;
 
         qemu_thread_create(&thread, "destroy", destroy_thread,
-                           i % 2 ? &main_ctx : NULL, QEMU_THREAD_JOINABLE);
+                           GUINT_TO_POINTER(i), QEMU_THREAD_JOINABLE);
         qemu_thread_join(&thread);
     }
     alarm(0);
+}
+
+static void probe_sqpoll(void)
+{
+    AioContext *ctx = aio_context_new(&error_abort);
+
+    have_sqpoll = aio_context_set_sqpoll(ctx, SQPOLL_IDLE_MS, -1, NULL);
+    aio_context_unref(ctx);
 }
 
 int main(int argc, char **argv)
@@ -1002,6 +1076,7 @@ int main(int argc, char **argv)
         g_print("1..0 # SKIP io_uring is not available\n");
         return 0;
     }
+    probe_sqpoll();
 
     g_test_add_func("/fdmon-io_uring/many", test_many);
     g_test_add_func("/fdmon-io_uring/deep", test_deep);
@@ -1015,6 +1090,14 @@ int main(int argc, char **argv)
     g_test_add_func("/fdmon-io_uring/signals", test_signals);
     g_test_add_func("/fdmon-io_uring/foreign-thread", test_foreign);
     g_test_add_func("/fdmon-io_uring/unclaim", test_unclaim);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/many", many, test_sqpoll);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/deep", deep, test_sqpoll);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/nested", nested, test_sqpoll);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/timers", timers, test_sqpoll);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/notify", notify, test_sqpoll);
+    g_test_add_data_func("/fdmon-io_uring/sqpoll/signals", signals,
+                         test_sqpoll);
+    g_test_add_func("/fdmon-io_uring/sqpoll/handlers", test_sqpoll_handlers);
     g_test_add_func("/fdmon-io_uring/destroy", test_destroy);
     return g_test_run();
 }

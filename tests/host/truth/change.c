@@ -643,13 +643,14 @@ void add_change_cases(GPtrArray *cases)
         .model = MODEL_BLK, .iothreads = 1, .depth = DEPTH, .irq = true,
     };
 
-    for (spec.aio = 0; spec.aio < AIO__MAX; spec.aio++) {
+    spec.queues = 2;
+    spec.aio = AIO_NONE;
+    add_case(cases, run_readers, &spec, "monitors that read all the time: %s",
+             backend_name(spec.aio));
+    for (spec.aio = 0; spec.aio < AIO_ENGINES; spec.aio++) {
         spec.queues = 2;
         add_case(cases, run_readers, &spec, "monitors that read all the "
                  "time: %s", backend_name(spec.aio));
-        if (spec.aio == AIO_NONE) {
-            break;
-        }
         add_case(cases, run_drain, &spec, "drain: %s", aio_names[spec.aio]);
         add_case(cases, run_reset, &spec, "reset: %s", aio_names[spec.aio]);
         spec.queues = 1;

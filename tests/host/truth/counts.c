@@ -137,6 +137,10 @@ static void check_did(Check *c, Guest *g, const AioStatsSnapshot *after,
     check_eq(c, "kicks", sums.kicks, d->kicks);
     d->notifications += guest_take_notifications(g);
     check_eq(c, "notifications-sent", sums.sent, d->notifications);
+    if (d->depth == 1) {
+        check_eq(c, "publications at depth 1", sums.publications,
+                 d->per_queue * g->spec.queues);
+    }
     if (!d->irq && !d->flushes) {
         check_eq(c, "notifications-suppressed", sums.suppressed,
                  sums.publications);
@@ -284,6 +288,9 @@ void add_count_cases(GPtrArray *cases)
         add_case(cases, run_fresh, &spec, "a fresh queue: %u IOThreads", n);
     }
     for (AioMode aio = 0; aio < AIO__MAX; aio++) {
+        if (aio == AIO_AUTO) {
+            continue;
+        }
         for (VirtioModel model = 0; model < MODEL__MAX; model++) {
             for (unsigned n = 0; n <= MAX_IOTHREADS; n++) {
                 GuestSpec spec = {
@@ -297,7 +304,7 @@ void add_count_cases(GPtrArray *cases)
             }
         }
     }
-    for (AioMode aio = 0; aio < AIO_NONE; aio++) {
+    for (AioMode aio = 0; aio < AIO_ENGINES; aio++) {
         GuestSpec spec = {
             .model = MODEL_BLK, .aio = aio, .iothreads = 1, .queues = 1,
             .depth = DEPTH, .irq = true, .merging = true,

@@ -298,7 +298,7 @@ static void run_daemon(Check *c, const GuestSpec *spec)
 
 void add_daemon_cases(GPtrArray *cases)
 {
-    for (AioMode aio = 0; aio < AIO_NONE; aio++) {
+    for (AioMode aio = 0; aio < AIO_ENGINES; aio++) {
         for (unsigned n = 0; n < 2; n++) {
             GuestSpec spec = {
                 .model = MODEL_BLK, .aio = aio, .iothreads = n,

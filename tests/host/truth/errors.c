@@ -152,7 +152,7 @@ static void run_above(Check *c, const GuestSpec *spec)
 
 void add_error_cases(GPtrArray *cases)
 {
-    for (AioMode aio = 0; aio < AIO_NONE; aio++) {
+    for (AioMode aio = 0; aio < AIO_ENGINES; aio++) {
         GuestSpec spec = {
             .model = MODEL_BLK, .aio = aio, .iothreads = 1, .queues = 1,
             .depth = DEPTH, .irq = true,

@@ -486,7 +486,7 @@ void add_outside_cases(GPtrArray *cases)
     spec.iothreads = 0;
     add_case(cases, run_latency, &spec, "latency: main loop");
     spec.iothreads = 1;
-    for (AioMode aio = 0; aio < AIO_NONE; aio++) {
+    for (AioMode aio = 0; aio < AIO_ENGINES; aio++) {
         spec.aio = aio;
         add_case(cases, run_parts, &spec, "a request's times: %s",
                  aio_names[aio]);

@@ -18,6 +18,7 @@
 #define BLOCK_BYTES 4096u
 #define DISK_BYTES (16ull << 20)
 #define MAX_QUEUES 4
+#define PUBLISHED_AT_ONCE 16u   /* used-ring entries at most: AIO_BATCH_MAX */
 #define MAX_IOTHREADS 2
 /* virtio-scsi's request queues come after two others */
 #define SCSI_FIRST_QUEUE 2
@@ -31,6 +32,12 @@ typedef enum Engine {
 } Engine;
 
 extern const char *const engine_names[ENGINE__MAX];
+
+/*
+ * The modes that are engines come first.  aio=auto is one of these, which one
+ * depends on the file: the iotest "aio-auto" looks at that.
+ */
+#define AIO_ENGINES AIO_AUTO
 
 /* Of a mode that has one. */
 Engine engine_of(AioMode aio);
