@@ -189,6 +189,16 @@ class Short(Case):
         self.check('all')
 
 
+class Transfers(Case):
+    """Reads and writes that transfer less than asked for are continued."""
+
+    def test_new_kernel(self) -> None:
+        self.verified(environment(fail='short:3'))
+
+    def test_old_kernel(self) -> None:
+        self.verified(environment('all', 'short:2'))
+
+
 class Refused(Case):
     """Rings that cannot be created."""
 
@@ -424,7 +434,8 @@ class Wrong(Case):
     def test_words(self) -> None:
         self.refused("'sqpoll' is not single_issuer,", mask='cqsize,sqpoll')
         for word in ('exit:1:EPERM', 'setup:0:EPERM', 'setup:1:EWHAT',
-                     'enter:1+:EAGAIN', 'enter:x:EAGAIN', 'setup:1'):
+                     'enter:1+:EAGAIN', 'enter:x:EAGAIN', 'setup:1',
+                     'short:', 'short:2:EAGAIN'):
             self.refused(f"'{word}' is not setup:N", fail=word)
 
 

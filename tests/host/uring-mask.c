@@ -8,11 +8,13 @@
  *   ext_arg, no_iowait, sqpoll_nonfixed                features
  *   all                                                all of these
  *
- * URING_FAIL is a list of failures, each STEP:N:ERRNO:
+ * URING_FAIL is a list of failures, each STEP:N:ERRNO or short:N:
  *
  *   setup:N:ERRNO     the Nth creation of a ring fails; with N+, later ones too
  *   enter:N:ERRNO     each Nth system call that submits requests fails, and
  *                     submits nothing; with EINTR those that only wait as well
+ *   short:N           each Nth read or write, of one buffer of 1 KiB at least,
+ *                     transfers only half
  *
  * Flags are refused as the kernel refuses those that it does not know.
  *
@@ -68,6 +70,8 @@ static const struct {
     { "EPERM", EPERM },
 };
 
+#define SECTOR 512
+
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 static unsigned no_setup_flags, no_features, no_enter_flags;
@@ -79,7 +83,7 @@ typedef struct {
     atomic_uint count;
 } Failure;
 
-static Failure setup_failure, enter_failure;
+static Failure setup_failure, enter_failure, short_failure;
 
 static __typeof__(&io_uring_queue_init_params) real_init;
 static __typeof__(&io_uring_submit) real_submit;
@@ -114,10 +118,11 @@ static void mask(const char *name)
 
 static void add_failure(const char *word)
 {
-    static const char accepts[] = "setup:N[+]:ERRNO or enter:N:ERRNO, with "
-        "ERRNO one of EAGAIN, EBUSY, EINTR, EMFILE, ENOMEM, ENOSYS, EPERM";
+    static const char accepts[] = "setup:N[+]:ERRNO, enter:N:ERRNO or short:N, "
+        "with ERRNO one of EAGAIN, EBUSY, EINTR, EMFILE, ENOMEM, ENOSYS, EPERM";
     Failure *f = !strncmp(word, "setup:", 6) ? &setup_failure :
-                 !strncmp(word, "enter:", 6) ? &enter_failure : NULL;
+                 !strncmp(word, "enter:", 6) ? &enter_failure :
+                 !strncmp(word, "short:", 6) ? &short_failure : NULL;
     char *end;
     unsigned long n;
 
@@ -132,7 +137,7 @@ static void add_failure(const char *word)
             f->error = errnos[i].value;
         }
     }
-    if (!f->error || n > 1000000) {
+    if ((f == &short_failure ? *end : !f->error) || n > 1000000) {
         reject("URING_FAIL", word, accepts);
     }
     f->n = n;
@@ -216,9 +221,28 @@ static bool enter_fails(bool submits)
            enter_failure.n == 0;
 }
 
+/* Of what is submitted now, let some transfer less than was asked for. */
+static void shorten(struct io_uring *ring)
+{
+    if (!short_failure.n) {
+        return;
+    }
+    for (unsigned i = ring->sq.sqe_head; i != ring->sq.sqe_tail; i++) {
+        struct io_uring_sqe *sqe = &ring->sq.sqes[i & *ring->sq.kring_mask];
+
+        if ((sqe->opcode == IORING_OP_READ || sqe->opcode == IORING_OP_WRITE) &&
+            sqe->len >= 2 * SECTOR &&
+            (atomic_fetch_add(&short_failure.count, 1) + 1) %
+            short_failure.n == 0) {
+            sqe->len = sqe->len / 2 / SECTOR * SECTOR;
+        }
+    }
+}
+
 int io_uring_submit(struct io_uring *ring)
 {
     resolve(&real_submit, "io_uring_submit");
+    shorten(ring);
     return enter_fails(io_uring_sq_ready(ring)) ? -enter_failure.error
                                                 : real_submit(ring);
 }
@@ -226,6 +250,7 @@ int io_uring_submit(struct io_uring *ring)
 int io_uring_submit_and_get_events(struct io_uring *ring)
 {
     resolve(&real_submit_events, "io_uring_submit_and_get_events");
+    shorten(ring);
     return enter_fails(io_uring_sq_ready(ring)) ? -enter_failure.error
                                                 : real_submit_events(ring);
 }
@@ -237,6 +262,7 @@ int io_uring_submit_and_wait_timeout(struct io_uring *ring,
                                      sigset_t *sigmask)
 {
     resolve(&real_wait, "io_uring_submit_and_wait_timeout");
+    shorten(ring);
     return enter_fails(io_uring_sq_ready(ring))
            ? -enter_failure.error
            : real_wait(ring, cqe, wait_nr, ts, sigmask);
