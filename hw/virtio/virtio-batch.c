@@ -95,6 +95,11 @@ void virtqueue_complete(VirtQueue *vq, const VirtQueueElement *elem,
 {
     VirtQueueBatch *b = virtio_queue_get_batch(vq);
 
+    RCU_READ_LOCK_GUARD();
+
+    /* May end the batch, or complete other requests of the queue. */
+    virtqueue_unmap(vq, elem, len);
+
     if (b->blk && b->blk != blk) {
         /* Each request is put off on behalf of its own backend */
         aio_batch_flush(b->batch);
@@ -106,7 +111,7 @@ void virtqueue_complete(VirtQueue *vq, const VirtQueueElement *elem,
             batch = current_batch();
         }
         if (!batch || !aio_batch_active(batch)) {
-            virtqueue_push(vq, elem, len);
+            virtqueue_push_unmapped(vq, elem, len);
             virtio_notify(b->vdev, vq);
             return;
         }
@@ -116,9 +121,8 @@ void virtqueue_complete(VirtQueue *vq, const VirtQueueElement *elem,
         aio_batch_add(batch, &b->entry);
     }
 
-    WITH_RCU_READ_LOCK_GUARD() {
-        virtqueue_fill(vq, elem, len, b->count);
-    }
+    assert(b->count < AIO_BATCH_MAX);
+    virtqueue_fill_unmapped(vq, elem, len, b->count);
     b->timed |= aio_queue_stats_fill(&b->used[b->count], elem->stats_start);
     b->count++;
     b->ndescs += elem->ndescs;

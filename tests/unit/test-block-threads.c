@@ -776,6 +776,37 @@ static void test_many(void)
     bdrv_unref(bs);
 }
 
+/*
+ * An offset that an image format has read from the image may be any; no
+ * BlockBackend has looked at it.
+ */
+static void test_offsets(void)
+{
+    static const int64_t offsets[] = {
+        BDRV_MAX_LENGTH,
+        QEMU_ALIGN_DOWN(INT64_MAX, BLOCK) - BLOCK,
+        QEMU_ALIGN_DOWN(INT64_MAX, BLOCK),
+    };
+    uint8_t buf[BLOCK] = {};
+    BlockDriverState *bs;
+    BlockBackend *blk;
+
+    bs = bdrv_new_open_driver(&bdrv_disk, "base", BDRV_O_RDWR, &error_abort);
+    blk = blk_new(qemu_get_aio_context(), BLK_PERM_ALL, BLK_PERM_ALL);
+    blk_insert_bs(blk, bs, &error_abort);
+    for (int i = 0; i < ARRAY_SIZE(offsets); i++) {
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+        BdrvChild *child = QLIST_FIRST(&bs->parents);
+
+        g_assert_cmpint(bdrv_pread(child, offsets[i], BLOCK, buf, 0), ==, -EIO);
+        g_assert_cmpint(bdrv_pwrite(child, offsets[i], BLOCK, buf, 0), ==,
+                        -EIO);
+    }
+    blk_unref(blk);
+    bdrv_unref(bs);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -812,6 +843,7 @@ int main(int argc, char **argv)
              MAIN_BITMAP | MAIN_COPY_ON_READ | MAIN_THRESHOLD | MAIN_GRAPH |
              MAIN_MOVE);
     g_test_add_func("/requests/many", test_many);
+    g_test_add_func("/requests/offsets", test_offsets);
     ret = g_test_run();
 
     for (int i = 0; i < THREADS; i++) {

@@ -15,6 +15,17 @@ typedef struct VirtQueueBatch VirtQueueBatch;
 VirtQueueBatch *virtio_queue_get_batch(VirtQueue *vq);
 /* Descriptors of @vq taken from the driver and not given back. */
 unsigned int virtio_queue_get_inuse(VirtQueue *vq);
+/*
+ * virtqueue_push() and virtqueue_fill() in two steps, in one RCU critical
+ * section: only the first one may run anything else of QEMU's, since a buffer
+ * may be a device's register.
+ */
+void virtqueue_unmap(VirtQueue *vq, const VirtQueueElement *elem,
+                     unsigned int len);
+void virtqueue_fill_unmapped(VirtQueue *vq, const VirtQueueElement *elem,
+                             unsigned int len, unsigned int idx);
+void virtqueue_push_unmapped(VirtQueue *vq, const VirtQueueElement *elem,
+                             unsigned int len);
 
 /*
  * For virtio.c, which makes one for each queue; @stats are the queue's and
