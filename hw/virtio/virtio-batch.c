@@ -11,6 +11,7 @@
  */
 #include "qemu/osdep.h"
 #include "block/aio.h"
+#include "block/aio-wait.h"
 #include "hw/virtio/virtio-batch.h"
 #include "qemu/aio-stats.h"
 #include "qemu/rcu.h"
@@ -133,4 +134,14 @@ void virtqueue_complete(VirtQueue *vq, const VirtQueueElement *elem,
     } else {
         aio_batch_count(b->batch);
     }
+}
+
+static void handlers_have_ended(void *opaque)
+{
+}
+
+void virtio_wait_notified(AioContext *ctx)
+{
+    /* Bottom halves do not run before the handler has returned */
+    aio_wait_bh_oneshot(ctx, handlers_have_ended, NULL);
 }

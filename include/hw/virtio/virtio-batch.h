@@ -58,4 +58,15 @@ void virtqueue_complete(VirtQueue *vq, const VirtQueueElement *elem,
  */
 void virtqueue_complete_now(void);
 
+/**
+ * virtio_wait_notified:
+ * @ctx: where requests of a device have completed
+ *
+ * Wait until the notifications of all requests that are no longer in flight
+ * have been sent: a handler in @ctx may have put them off to its end, see
+ * virtio_notify_irqfd_deferred_fn().  Whoever takes the guest notifiers away
+ * needs to.  Called from the main loop, under the BQL.
+ */
+void virtio_wait_notified(AioContext *ctx);
+
 #endif
