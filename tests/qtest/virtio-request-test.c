@@ -145,16 +145,20 @@ static void write_desc(Guest *g, uint64_t at, uint64_t addr, uint32_t len,
     qtest_memwrite(g->qts, at, &desc, sizeof(desc));
 }
 
-/* Put a request together; the guest sees its status at req_status(). */
-static unsigned add_req(Guest *g, bool write, uint64_t sector, const Seg *segs,
-                        unsigned n, bool indirect)
+/*
+ * Put a request of type @type together, whose data the device reads if @write;
+ * the guest sees its status at req_status().
+ */
+static unsigned add_req_type(Guest *g, uint32_t type, bool write,
+                             uint64_t sector, const Seg *segs, unsigned n,
+                             bool indirect)
 {
     unsigned id = g->n_reqs++;
     uint64_t req = g->reqs + id * REQ_BYTES;
     uint64_t table = g->vq->desc;
     unsigned first = g->n_desc;
     struct virtio_blk_outhdr hdr = {
-        .type = cpu_to_le32(write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN),
+        .type = cpu_to_le32(type),
         .sector = cpu_to_le64(sector),
     };
 
@@ -187,6 +191,13 @@ static unsigned add_req(Guest *g, bool write, uint64_t sector, const Seg *segs,
     return id;
 }
 
+static unsigned add_req(Guest *g, bool write, uint64_t sector, const Seg *segs,
+                        unsigned n, bool indirect)
+{
+    return add_req_type(g, write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, write,
+                        sector, segs, n, indirect);
+}
+
 static uint8_t req_status(Guest *g, unsigned id)
 {
     return qtest_readb(g->qts, g->reqs + id * REQ_BYTES + HEADER_BYTES);
@@ -209,8 +220,8 @@ static uint16_t completed(Guest *g)
     return qtest_readw(g->qts, g->vq->used + 2) - g->used_idx;
 }
 
-/* Wait for all requests, which must have succeeded. */
-static void wait_all(Guest *g)
+/* Wait for all requests, which must end with @status. */
+static void wait_all_with(Guest *g, uint8_t status)
 {
     gint64 end = g_get_monotonic_time() + TIMEOUT_US;
 
@@ -220,10 +231,15 @@ static void wait_all(Guest *g)
     }
     g_assert_cmpuint(completed(g), ==, g->n_reqs);
     for (unsigned i = 0; i < g->n_reqs; i++) {
-        g_assert_cmpuint(req_status(g, i), ==, VIRTIO_BLK_S_OK);
+        g_assert_cmpuint(req_status(g, i), ==, status);
     }
     g->used_idx += g->n_reqs;
     g->n_reqs = g->n_desc = 0;
+}
+
+static void wait_all(Guest *g)
+{
+    wait_all_with(g, VIRTIO_BLK_S_OK);
 }
 
 static void kick_and_wait(Guest *g)
@@ -1020,6 +1036,175 @@ static void test_merge(void)
     guest_end(g);
 }
 
+/*
+ * query-blockstats: what is counted, all of it.  The figures are those of QEMU
+ * 10.2.2, on which this test is run, too.
+ */
+static const struct {
+    const char *name;
+    int64_t value;
+} blockstats[] = {
+    { "rd_operations", 10 + 8 + 4 }, { "wr_operations", 6 + 8 + 4 + 2 },
+    /* virtio-blk does not count discards. */
+    { "flush_operations", 3 }, { "unmap_operations", 0 },
+    { "zone_append_operations", 0 },
+    { "rd_bytes", 18 * 4096 + 4 * 1024 },
+    { "wr_bytes", 14 * 4096 + 4 * 1024 + 2 * 4096 },
+    { "unmap_bytes", 0 }, { "zone_append_bytes", 0 },
+    { "rd_merged", 7 }, { "wr_merged", 6 }, { "unmap_merged", 0 },
+    { "zone_append_merged", 0 },
+    { "failed_rd_operations", 2 }, { "failed_wr_operations", 1 },
+    { "failed_flush_operations", 0 }, { "failed_unmap_operations", 0 },
+    { "failed_zone_append_operations", 0 },
+    { "invalid_rd_operations", 3 }, { "invalid_wr_operations", 2 + 1 },
+    { "invalid_flush_operations", 0 }, { "invalid_unmap_operations", 0 },
+    { "invalid_zone_append_operations", 0 },
+    /* Also of the write that failed */
+    { "wr_highest_offset", 9608 * 512 + 4096 },
+};
+
+static void check_blockstats(Guest *g)
+{
+    QDict *rsp = qtest_qmp(g->qts, "{ 'execute': 'query-blockstats' }");
+    QDict *stats = NULL;
+    QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qobject_to(QList, qdict_get(rsp, "return")), e) {
+        QDict *dev = qobject_to(QDict, qlist_entry_obj(e));
+        const char *qdev = qdict_get_try_str(dev, "qdev");
+
+        if (qdev && strstr(qdev, "disk0")) {
+            stats = qdict_get_qdict(dev, "stats");
+        }
+    }
+    g_assert_nonnull(stats);
+    for (unsigned i = 0; i < ARRAY_SIZE(blockstats); i++) {
+        g_test_message("%s: %" PRId64, blockstats[i].name,
+                       qdict_get_int(stats, blockstats[i].name));
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(blockstats); i++) {
+        g_assert_cmpint(qdict_get_int(stats, blockstats[i].name), ==,
+                        blockstats[i].value);
+    }
+    /* Times: none where nothing was done, and some where something was. */
+    g_assert_cmpint(qdict_get_int(stats, "rd_total_time_ns"), >, 0);
+    g_assert_cmpint(qdict_get_int(stats, "wr_total_time_ns"), >, 0);
+    g_assert_cmpint(qdict_get_int(stats, "flush_total_time_ns"), >, 0);
+    g_assert_cmpint(qdict_get_int(stats, "unmap_total_time_ns"), ==, 0);
+    g_assert_cmpint(qdict_get_int(stats, "zone_append_total_time_ns"), ==, 0);
+    qobject_unref(rsp);
+}
+
+/* A discard, or a write of zeroes, of @n sectors */
+static void add_range(Guest *g, uint32_t type, uint64_t mem, uint64_t sector,
+                      uint32_t n)
+{
+    struct virtio_blk_discard_write_zeroes range = {
+        .sector = cpu_to_le64(sector),
+        .num_sectors = cpu_to_le32(n),
+    };
+    Seg seg = { mem, sizeof(range) };
+
+    qtest_memwrite(g->qts, mem, &range, sizeof(range));
+    add_req_type(g, type, true, 0, &seg, 1, false);
+}
+
+static void test_blockstats(const void *device)
+{
+    g_autofree char *disk = make_disk();
+    g_autofree char *args = g_strdup_printf(
+        "-object iothread,id=iot0 "
+        "-blockdev driver=file,filename=%s,node-name=file0,discard=unmap "
+        "-blockdev driver=blkdebug,image=file0,node-name=debug0,discard=unmap,"
+        "inject-error.0.event=read_aio,inject-error.0.sector=9600,"
+        "inject-error.0.errno=5,inject-error.1.event=write_aio,"
+        "inject-error.1.sector=9608,inject-error.1.errno=5 "
+        "-blockdev driver=raw,file=debug0,node-name=drive0,discard=unmap ",
+        disk);
+    Guest *g = guest_new(device, args);
+    uint64_t mem = qmalloc(g->qs, 16 * 4096);
+    Seg seg = { mem, 4096 };
+    /* A sector here and there, whose parts are no sectors */
+    Seg odd[] = { { mem + 1, 511 }, { mem + 1000, 3 }, { mem + 2001, 510 } };
+    Seg torn = { mem, 700 };
+    unsigned i;
+
+    for (i = 0; i < 10; i++) {
+        add_req(g, false, i * 80, &seg, 1, i & 1);
+        kick_and_wait(g);
+    }
+    for (i = 0; i < 8; i++) {
+        add_req(g, false, 1600 + i * 8, &(Seg) { mem + i * 4096, 4096 }, 1,
+                true);
+    }
+    kick_and_wait(g);
+    for (i = 0; i < 6; i++) {
+        add_req(g, true, i * 80, &seg, 1, i & 1);
+        kick_and_wait(g);
+    }
+    for (i = 0; i < 8; i++) {
+        /* Two streams */
+        add_req(g, true, i / 2 * 8 + (i & 1 ? 3248 : 2400),
+                &(Seg) { mem + i * 4096, 4096 }, 1, true);
+    }
+    kick_and_wait(g);
+    for (i = 0; i < 4; i++) {
+        add_req(g, false, 1001 + i * 5, odd, 3, true);
+        kick_and_wait(g);
+        add_req(g, true, 1001 + i * 5, odd, 3, true);
+        kick_and_wait(g);
+    }
+    for (i = 0; i < 3; i++) {
+        add_req_type(g, VIRTIO_BLK_T_FLUSH, true, 0, NULL, 0, false);
+        kick_and_wait(g);
+    }
+    add_range(g, VIRTIO_BLK_T_DISCARD, mem, 800, 8);
+    kick_and_wait(g);
+    add_range(g, VIRTIO_BLK_T_DISCARD, mem, 816, 16);
+    kick_and_wait(g);
+    for (i = 0; i < 2; i++) {
+        add_range(g, VIRTIO_BLK_T_WRITE_ZEROES, mem, 880 + i * 8, 8);
+        kick_and_wait(g);
+    }
+
+    /* Errors of the disk */
+    for (i = 0; i < 2; i++) {
+        add_req(g, false, 9600, &seg, 1, true);
+        kick_from(g, 0);
+        wait_all_with(g, VIRTIO_BLK_S_IOERR);
+    }
+    add_req(g, true, 9608, &seg, 1, true);
+    kick_from(g, 0);
+    wait_all_with(g, VIRTIO_BLK_S_IOERR);
+
+    /* The guest's: beyond the end, across it, and no sectors */
+    for (i = 0; i < 2; i++) {
+        add_req(g, i, DISK_SECTORS + 8, &seg, 1, true);
+        add_req(g, i, DISK_SECTORS - 1, &seg, 1, true);
+        kick_from(g, 0);
+        wait_all_with(g, VIRTIO_BLK_S_IOERR);
+    }
+    add_req(g, false, 0, &torn, 1, true);
+    kick_from(g, 0);
+    wait_all_with(g, VIRTIO_BLK_S_IOERR);
+    add_range(g, VIRTIO_BLK_T_DISCARD, mem, DISK_SECTORS - 4, 8);
+    kick_from(g, 0);
+    wait_all_with(g, VIRTIO_BLK_S_IOERR);
+    add_range(g, VIRTIO_BLK_T_WRITE_ZEROES, mem, DISK_SECTORS - 4, 8);
+    kick_from(g, 0);
+    wait_all_with(g, VIRTIO_BLK_S_IOERR);
+
+    /* Neither is counted. */
+    add_req_type(g, 0x77, false, 0, &seg, 1, true);
+    kick_from(g, 0);
+    wait_all_with(g, VIRTIO_BLK_S_UNSUPP);
+    add_req_type(g, VIRTIO_BLK_T_GET_ID, false, 0, &(Seg) { mem, 20 }, 1, true);
+    kick_and_wait(g);
+
+    check_blockstats(g);
+    guest_end(g);
+}
+
 int main(int argc, char **argv)
 {
     static const bool idle, in_flight = true;
@@ -1050,6 +1235,10 @@ int main(int argc, char **argv)
                         test_stopped);
     qtest_add_func("/virtio/request/merge", test_merge);
     qtest_add_func("/virtio/request/iommu", test_iommu);
+    qtest_add_data_func("/virtio/request/blockstats/main-loop", "",
+                        test_blockstats);
+    qtest_add_data_func("/virtio/request/blockstats/iothread",
+                        ",iothread=iot0,num-queues=2", test_blockstats);
 
     ret = g_test_run();
     g_autofree char *disk = tmp_file("disk.img");
