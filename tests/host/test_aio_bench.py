@@ -279,6 +279,49 @@ class Verified(Case):
             self.assertEqual(len(tap_lines(done.stdout)), 3)
 
 
+class Exported(Case):
+    """The vhost-user-blk export of a qemu-storage-daemon, stock or not."""
+
+    DAEMONS = [part for qemu in (STOCK, PATCHED) for part in (
+        '--qemu', qemu.parent / 'storage-daemon/qemu-storage-daemon')]
+    EXPORT = ['--export', 'vhost-user-blk']
+
+    def test_data(self) -> None:
+        for driver in ('spin', 'sleep', 'irq'):
+            done = run(*self.EXPORT, *self.DAEMONS, '--verify', '--device',
+                       self.file(16 * MIB), '--rw', 'randrw', '--bs', '16k',
+                       '--aio', 'threads,native,io_uring', '--tap',
+                       '--iothreads', '0,1', '--depth', '1,16', '--queues',
+                       '2', '--driver', driver, *SHORT)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+            lines = tap_lines(done.stdout)
+            self.assertEqual(len(lines), 24)
+            for line in lines:
+                self.assertTrue(line.startswith('ok '), line)
+                self.assertNotIn('SKIP', line)
+
+    def test_results(self) -> None:
+        found = self.results(*self.EXPORT, *self.DAEMONS, '--null',
+                             '--depth', '1,64', '--set',
+                             'export.logical-block-size=4096', *SHORT)
+        self.assertEqual([q['label'] for q in found['qemus']],
+                         ['qemu-stock', 'qemu'])
+        self.assertEqual(found['options']['export'], 'vhost-user-blk')
+        self.assertIsNone(found['options']['accel'])
+        self.assertEqual(len(found['cells']), 2)
+        for cell in found['cells']:
+            self.assertEqual(cell['model'], 'vhost-user-blk')
+            for result in cell['results']:
+                self.assertGreater(result['iops']['median'], 0)
+
+    def test_wrong_program(self) -> None:
+        for args in (['--qemu', f'system={PATCHED}', *self.EXPORT],
+                     ['--qemu', f'daemon={self.DAEMONS[3]}']):
+            done = run(*args, '--null', *SHORT)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn('exited with status 1', done.stderr)
+
+
 class Unmodified(Case):
     """A distribution's binary, alone and against this build's."""
 

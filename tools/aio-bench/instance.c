@@ -10,6 +10,7 @@
 #include "instance.h"
 #include "json-put.h"
 #include "run.h"
+#include "vhost-user.h"
 
 #define SCSI_ATTEMPTS 4
 
@@ -163,30 +164,64 @@ static char *device_json(const Options *o, const QemuBinary *qemu,
     return builder_to_string(b);
 }
 
+static char *export_json(const Options *o, const QemuBinary *qemu,
+                         const Block *block, const char *socket)
+{
+    const Cell *c = block->first;
+    g_autoptr(JsonBuilder) b = json_builder_new();
+
+    json_builder_begin_object(b);
+    put_string(b, "type", "vhost-user-blk");
+    put_string(b, "id", "export0");
+    put_string(b, "node-name", "disk0");
+    json_builder_set_member_name(b, "addr");
+    json_builder_begin_object(b);
+    put_string(b, "type", "unix");
+    put_string(b, "path", socket);
+    put_bool(b, "abstract", true);
+    json_builder_end_object(b);
+    put_bool(b, "writable", block->writes);
+    put_int(b, "num-queues", c->queues);
+    if (c->iothreads) {
+        put_string(b, "iothread", "iothread0");
+    }
+    set_extra(b, o, qemu, "export");
+    json_builder_end_object(b);
+    return builder_to_string(b);
+}
+
+/* qemu-storage-daemon wants two dashes. @value is taken. */
+static void add_option(GPtrArray *a, const Cell *c, const char *name,
+                       char *value)
+{
+    g_ptr_array_add(a, g_strconcat(c->model == MODEL_EXPORT ? "--" : "-", name,
+                                   NULL));
+    g_ptr_array_add(a, value);
+}
+
 char **instance_args(const Options *o, const QemuBinary *qemu,
-                     const Block *block)
+                     const Block *block, const char *socket)
 {
     const Cell *c = block->first;
     GPtrArray *a = g_ptr_array_new();
 
     for (unsigned i = 0; i < c->iothreads; i++) {
-        g_ptr_array_add(a, g_strdup("-object"));
-        g_ptr_array_add(a, iothread_json(o, qemu, i));
+        add_option(a, c, "object", iothread_json(o, qemu, i));
     }
     if (!c->iothreads && o->request_latency && qemu->has_request_latency) {
-        g_ptr_array_add(a, g_strdup("-object"));
-        g_ptr_array_add(a, g_strdup("main-loop,id=main-loop,"
-                                    "x-request-latency=on"));
+        add_option(a, c, "object",
+                   g_strdup("main-loop,id=main-loop,x-request-latency=on"));
     }
-    g_ptr_array_add(a, g_strdup("-blockdev"));
-    g_ptr_array_add(a, blockdev_json(o, qemu, block));
-    g_ptr_array_add(a, g_strdup("-device"));
-    g_ptr_array_add(a, device_json(o, qemu, block));
+    add_option(a, c, "blockdev", blockdev_json(o, qemu, block));
+    if (c->model == MODEL_EXPORT) {
+        add_option(a, c, "export", export_json(o, qemu, block, socket));
+    } else {
+        add_option(a, c, "device", device_json(o, qemu, block));
+    }
     if (c->model == MODEL_SCSI) {
-        g_ptr_array_add(a, g_strdup("-device"));
-        g_ptr_array_add(a, g_strdup("{\"driver\":\"scsi-hd\",\"bus\":"
-                                    "\"dev0.0\",\"drive\":\"disk0\","
-                                    "\"share-rw\":true}"));
+        add_option(a, c, "device",
+                   g_strdup("{\"driver\":\"scsi-hd\",\"bus\":\"dev0.0\","
+                            "\"drive\":\"disk0\",\"share-rw\":true}"));
     }
     g_ptr_array_add(a, NULL);
     return (char **)g_ptr_array_free(a, false);
@@ -315,7 +350,10 @@ Instance *instance_new(const Options *o, const QemuBinary *qemu,
                        QemuAccel accel, const Block *block, GError **errp)
 {
     g_autoptr(Instance) inst = g_new0(Instance, 1);
-    g_auto(GStrv) args = instance_args(o, qemu, block);
+    static unsigned count;
+    g_autofree char *socket = g_strdup_printf("aio-bench-%d-%u", getpid(),
+                                              count++);
+    g_auto(GStrv) args = instance_args(o, qemu, block, socket);
     const Cell *c = block->first;
     uint64_t ram = virtio_dev_ram_bytes(c->queues,
                                         virtio_queue_size(block->max_depth),
@@ -328,9 +366,11 @@ Instance *instance_new(const Options *o, const QemuBinary *qemu,
         return NULL;
     }
     inst->proc->major = qemu->major;
-    inst->dev = virtio_dev_new(inst->proc, c->model, c->queues,
-                               block->max_depth, block->max_bs, block->irq,
-                               errp);
+    inst->dev = c->model == MODEL_EXPORT ?
+        vhost_user_dev_new(inst->proc, socket, c->queues, block->max_depth,
+                           block->max_bs, false, errp) :
+        virtio_dev_new(inst->proc, c->model, c->queues, block->max_depth,
+                       block->max_bs, block->irq, errp);
     if (!inst->dev) {
         return NULL;
     }

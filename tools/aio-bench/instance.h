@@ -14,9 +14,10 @@ typedef struct Instance {
 } Instance;
 
 /* The options that a QEMU is given for @block, besides those that every
- * QemuProc gets. Free with g_strfreev(). */
+ * QemuProc gets. @socket: abstract name of the one that an export listens on.
+ * Free with g_strfreev(). */
 char **instance_args(const Options *o, const QemuBinary *qemu,
-                     const Block *block);
+                     const Block *block, const char *socket);
 
 /*
  * Start @qemu for @block and make sure that each of its queues completes a

@@ -15,6 +15,8 @@ const char *const aio_names[AIO__MAX + 1] = {
     "threads", "native", "io_uring", "auto", "none", NULL
 };
 
+static const char *const export_types[] = { "vhost-user-blk", NULL };
+
 static bool usage_error(GError **errp, const char *fmt, ...)
     G_GNUC_PRINTF(2, 3);
 
@@ -152,6 +154,10 @@ static bool add_qemus(Options *o, char **qemus, GError **errp)
     const char *env = g_getenv("QTEST_QEMU_BINARY");
     char *from_env[2] = { (char *)env, NULL };
 
+    if (!qemus && o->export) {
+        return usage_error(errp, "--export: no qemu-storage-daemon to "
+                           "measure; --qemu takes its path");
+    }
     if (!qemus) {
         if (!env) {
             return usage_error(errp, "no QEMU to measure: give --qemu PATH, "
@@ -169,6 +175,9 @@ static bool add_qemus(Options *o, char **qemus, GError **errp)
             g_autofree char *abs = g_canonicalize_filename(path, NULL);
             g_autofree char *dir = g_path_get_dirname(abs);
 
+            if (o->export && g_str_has_suffix(dir, "/storage-daemon")) {
+                *strrchr(dir, '/') = '\0';
+            }
             label = g_path_get_basename(dir);
             if (find_qemu(o, label)) {
                 g_autofree char *first = g_steal_pointer(&label);
@@ -194,6 +203,9 @@ static bool add_prop(Options *o, const char *text, GError **errp)
     static const char *const objects[] = {
         "iothread", "device", "blockdev", NULL
     };
+    static const char *const export_objects[] = {
+        "iothread", "export", "blockdev", NULL
+    };
     const char *eq = strchr(text, '=');
     const char *colon = strchr(text, ':');
     const char *start = colon && eq && colon < eq ? colon + 1 : text;
@@ -208,7 +220,8 @@ static bool add_prop(Options *o, const char *text, GError **errp)
                            "iothread.poll-max-ns=0", text);
     }
     object = g_strndup(start, dot - start);
-    if (!parse_choice("--set", object, objects, &i, errp)) {
+    if (!parse_choice("--set", object, o->export ? export_objects : objects,
+                      &i, errp)) {
         return false;
     }
     p = g_new0(ExtraProp, 1);
@@ -285,7 +298,7 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
 {
     g_auto(GStrv) qemus = NULL, props = NULL;
     g_autofree char *preset = NULL, *span = NULL, *arrival = NULL;
-    g_autofree char *scratch = NULL, *accel = NULL;
+    g_autofree char *scratch = NULL, *accel = NULL, *export = NULL;
     gboolean version = false, list = false, null = false, verify = false;
     gboolean allow = false, host = false, tap = false, quiet = false;
     gboolean latency = false;
@@ -317,6 +330,9 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
           "requests in flight in each queue (default 1,8,64)", "LIST" },
         { "bs", 0, 0, G_OPTION_ARG_STRING, &bs,
           "bytes of a request (default 4k)", "LIST" },
+        { "export", 0, 0, G_OPTION_ARG_STRING, &export,
+          "measure an export of a qemu-storage-daemon, which is what --qemu "
+          "names: vhost-user-blk", "TYPE" },
         { "rw", 0, 0, G_OPTION_ARG_STRING, &rw,
           "randread, randwrite, read, write, randrw (default randread)",
           "LIST" },
@@ -458,6 +474,16 @@ bool options_parse(Options *o, int *argc, char ***argv, bool *done,
     if (accel && strcmp(accel, "auto") &&
         !parse_choice("--accel", accel, qemu_accel_names, &o->accel, errp)) {
         return false;
+    }
+    if (export) {
+        if (!parse_choice("--export", export, export_types, &i, errp)) {
+            return false;
+        }
+        o->export = true;
+        if (model || accel) {
+            return usage_error(errp, "--export cannot be used with %s: there "
+                               "is no guest", model ? "--model" : "--accel");
+        }
     }
     if (scratch && !parse_size("--scratch", scratch, &o->scratch, errp)) {
         return false;

@@ -56,7 +56,7 @@ extern const Preset presets[];
 /* An extra property of an object that the QEMU command line creates. */
 typedef struct ExtraProp {
     char *qemu;                 /* label of the QEMU it is for; NULL: all */
-    char *object;               /* "iothread", "device" or "blockdev" */
+    char *object;               /* "iothread", "device", "blockdev", "export" */
     char *name;
     char *value;
 } ExtraProp;
@@ -91,6 +91,7 @@ typedef struct Options {
     int sleep_us;
     int driver_threads;
     uint64_t span;              /* bytes; 0: all of the device */
+    bool export;                /* of a qemu-storage-daemon: vhost-user-blk */
     bool verify;
     bool allow_write;
     bool host;

@@ -47,6 +47,10 @@ static const char *const aio_choices[] = {
     "threads", "native", "io_uring", "auto", NULL
 };
 
+static const char *const model_choices[] = {
+    "virtio-blk-pci", "virtio-scsi-pci", NULL
+};
+
 static bool parse_element(const DimRule *rule, const char *text, double *v,
                           GError **errp)
 {
@@ -114,7 +118,7 @@ enum {
 
 static const DimRule rules[D__MAX] = {
     [D_MODEL] = { .option = "--model", .fallback = "virtio-blk-pci",
-                  .type = DIM_CHOICE, .names = virtio_model_names },
+                  .type = DIM_CHOICE, .names = model_choices },
     [D_AIO] = { .option = "--aio", .fallback = "threads,native,io_uring",
                 .type = DIM_CHOICE, .names = aio_choices },
     [D_IOTHREADS] = { .option = "--iothreads", .fallback = "1", .max = 256 },
@@ -168,6 +172,12 @@ static bool check_cell(const Options *o, const Cell *c, GError **errp)
                     c->depth, bs);
         return false;
     }
+    if (o->export && c->iothreads > 1) {
+        g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
+                    "--iothreads: an export has one at most, not %u",
+                    c->iothreads);
+        return false;
+    }
     if (o->verify && c->vms > 1) {
         g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
                     "--verify needs --vms 1, not %u: each VM would overwrite "
@@ -198,7 +208,9 @@ static char *cell_name(const Cell *c)
     GString *s = g_string_new(NULL);
 
     g_string_printf(s, "%s/%s/%s/iot%u/q%u/%s/%s/qd%u/%s", c->device->label,
-                    c->model == MODEL_BLK ? "blk" : "scsi", aio_names[c->aio],
+                    c->model == MODEL_BLK ? "blk" :
+                    c->model == MODEL_SCSI ? "scsi" : "vhost-user-blk",
+                    aio_names[c->aio],
                     c->iothreads, c->queues, load_rw_names[c->rw], bs,
                     c->depth, load_driver_names[c->driver]);
     if (c->rate) {
@@ -243,15 +255,16 @@ static bool kind_wanted(const Matrix *m, const DeviceInfo *d)
 }
 
 /* The cell at position @at of the matrix's dimensions. */
-static Cell *make_cell(const DeviceInfo *device, const Dim *dims,
-                       const unsigned *at)
+static Cell *make_cell(const Options *o, const DeviceInfo *device,
+                       const Dim *dims, const unsigned *at)
 {
     Cell *c = g_new0(Cell, 1);
     double driver = dims[D_DRIVER].v[at[D_DRIVER]];
     double queues = dims[D_QUEUES].v[at[D_QUEUES]];
 
     c->device = device;
-    c->model = dims[D_MODEL].v[at[D_MODEL]];
+    c->model = o->export ? MODEL_EXPORT :
+               (VirtioModel)dims[D_MODEL].v[at[D_MODEL]];
     c->aio = device->kind == DEVICE_NULL ? AIO_NONE :
              (AioMode)dims[D_AIO].v[at[D_AIO]];
     c->iothreads = dims[D_IOTHREADS].v[at[D_IOTHREADS]];
@@ -311,7 +324,7 @@ static bool add_matrix(const Options *o, Plan *plan, GHashTable *seen,
             continue;
         }
         do {
-            Cell *c = make_cell(device, dims, at);
+            Cell *c = make_cell(o, device, dims, at);
 
             /* the same cell of another matrix, or another aio of null-co */
             if (g_hash_table_contains(seen, c->name)) {
@@ -410,7 +423,9 @@ static void make_short_names(Plan *plan)
         GString *s = g_string_new(NULL);
 
         g_string_printf(s, "/%s/%s/%s/qd%u",
-                        c->model == MODEL_BLK ? "virtio-blk" : "virtio-scsi",
+                        c->model == MODEL_BLK ? "virtio-blk" :
+                        c->model == MODEL_SCSI ? "virtio-scsi" :
+                        "vhost-user-blk",
                         c->aio == AIO_NONE ? "null-co" : aio_names[c->aio],
                         load_rw_names[c->rw], c->depth);
         if (bs) {

@@ -180,6 +180,54 @@ static bool start_qmp(QemuProc *p, int *fd, GError **errp)
     return p->qmp;
 }
 
+static void add_system_args(GPtrArray *argv, const char *pad, QemuAccel accel,
+                            uint64_t ram_bytes, int ram_fd, int bios_fd,
+                            int qtest_fd, int qmp_fd)
+{
+    g_ptr_array_add(argv, g_strdup("-machine"));
+    g_ptr_array_add(argv, g_strdup("pc,memory-backend=ram"));
+    g_ptr_array_add(argv, g_strdup("-accel"));
+    g_ptr_array_add(argv, g_strdup(qemu_accel_names[accel]));
+    g_ptr_array_add(argv, g_strdup("-nodefaults"));
+    g_ptr_array_add(argv, g_strdup("-no-user-config"));
+    g_ptr_array_add(argv, g_strdup("-display"));
+    g_ptr_array_add(argv, g_strdup("none"));
+    g_ptr_array_add(argv, g_strdup("-name"));
+    g_ptr_array_add(argv, g_strdup_printf("aio-bench%s,debug-threads=on",
+                                          pad));
+    g_ptr_array_add(argv, g_strdup("-m"));
+    g_ptr_array_add(argv, g_strdup_printf("%" G_GUINT64_FORMAT "B",
+                                          ram_bytes));
+    g_ptr_array_add(argv, g_strdup("-bios"));
+    g_ptr_array_add(argv, g_strdup_printf("/proc/self/fd/%d", bios_fd));
+    g_ptr_array_add(argv, g_strdup("-object"));
+    g_ptr_array_add(argv,
+                    g_strdup_printf("memory-backend-file,id=ram,share=on,"
+                                    "size=%" G_GUINT64_FORMAT "B,"
+                                    "mem-path=/proc/self/fd/%d",
+                                    ram_bytes, ram_fd));
+    g_ptr_array_add(argv, g_strdup("-chardev"));
+    g_ptr_array_add(argv, g_strdup_printf("socket,id=qtest,fd=%d", qtest_fd));
+    g_ptr_array_add(argv, g_strdup("-qtest"));
+    g_ptr_array_add(argv, g_strdup("chardev:qtest"));
+    g_ptr_array_add(argv, g_strdup("-qtest-log"));
+    g_ptr_array_add(argv, g_strdup("none"));
+    g_ptr_array_add(argv, g_strdup("-chardev"));
+    g_ptr_array_add(argv, g_strdup_printf("socket,id=qmp,fd=%d", qmp_fd));
+    g_ptr_array_add(argv, g_strdup("-mon"));
+    g_ptr_array_add(argv, g_strdup("chardev=qmp,mode=control"));
+}
+
+static void add_daemon_args(GPtrArray *argv, const char *pad, int qmp_fd)
+{
+    g_ptr_array_add(argv, g_strdup("--chardev"));
+    g_ptr_array_add(argv, g_strdup_printf("null,id=aio-bench%s", pad));
+    g_ptr_array_add(argv, g_strdup("--chardev"));
+    g_ptr_array_add(argv, g_strdup_printf("socket,id=qmp,fd=%d", qmp_fd));
+    g_ptr_array_add(argv, g_strdup("--monitor"));
+    g_ptr_array_add(argv, g_strdup("chardev=qmp"));
+}
+
 QemuProc *qemu_proc_start(const char *path, const char *label,
                           QemuAccel accel, const char *const *args,
                           uint64_t ram_bytes, int timeout_ms, GError **errp)
@@ -196,7 +244,7 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     p->timeout_ms = timeout_ms;
     p->pid = -1;
     p->reaped = true;
-    p->pidfd = p->qtest_fd = p->stderr_fd = -1;
+    p->pidfd = p->qtest_fd = p->stderr_fd = p->ram_fd = -1;
     p->rx = g_string_new(NULL);
     p->ram_bytes = ram_bytes;
     p->ram = MAP_FAILED;
@@ -204,7 +252,8 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     if (access(path, X_OK) < 0) {
         g_set_error(errp, AIO_BENCH_ERROR, AIO_BENCH_USAGE,
                     "cannot run '%s': %s; --qemu takes the path of a "
-                    "qemu-system-x86_64", path, g_strerror(errno));
+                    "%s", path, g_strerror(errno), accel == ACCEL_NONE ?
+                    "qemu-storage-daemon" : "qemu-system-x86_64");
         return NULL;
     }
     ram_fd = anonymous_file("guest-ram", ram_bytes, MFD_CLOEXEC, errp);
@@ -239,38 +288,12 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
 
     random_pad(pad, sizeof(pad));
     g_ptr_array_add(argv, g_strdup(path));
-    g_ptr_array_add(argv, g_strdup("-machine"));
-    g_ptr_array_add(argv, g_strdup("pc,memory-backend=ram"));
-    g_ptr_array_add(argv, g_strdup("-accel"));
-    g_ptr_array_add(argv, g_strdup(qemu_accel_names[accel]));
-    g_ptr_array_add(argv, g_strdup("-nodefaults"));
-    g_ptr_array_add(argv, g_strdup("-no-user-config"));
-    g_ptr_array_add(argv, g_strdup("-display"));
-    g_ptr_array_add(argv, g_strdup("none"));
-    g_ptr_array_add(argv, g_strdup("-name"));
-    g_ptr_array_add(argv, g_strdup_printf("aio-bench%s,debug-threads=on",
-                                          pad));
-    g_ptr_array_add(argv, g_strdup("-m"));
-    g_ptr_array_add(argv, g_strdup_printf("%" G_GUINT64_FORMAT "B",
-                                          ram_bytes));
-    g_ptr_array_add(argv, g_strdup("-bios"));
-    g_ptr_array_add(argv, g_strdup_printf("/proc/self/fd/%d", bios_fd));
-    g_ptr_array_add(argv, g_strdup("-object"));
-    g_ptr_array_add(argv,
-                    g_strdup_printf("memory-backend-file,id=ram,share=on,"
-                                    "size=%" G_GUINT64_FORMAT "B,"
-                                    "mem-path=/proc/self/fd/%d",
-                                    ram_bytes, ram_fd));
-    g_ptr_array_add(argv, g_strdup("-chardev"));
-    g_ptr_array_add(argv, g_strdup_printf("socket,id=qtest,fd=%d", sock[1]));
-    g_ptr_array_add(argv, g_strdup("-qtest"));
-    g_ptr_array_add(argv, g_strdup("chardev:qtest"));
-    g_ptr_array_add(argv, g_strdup("-qtest-log"));
-    g_ptr_array_add(argv, g_strdup("none"));
-    g_ptr_array_add(argv, g_strdup("-chardev"));
-    g_ptr_array_add(argv, g_strdup_printf("socket,id=qmp,fd=%d", qmp[1]));
-    g_ptr_array_add(argv, g_strdup("-mon"));
-    g_ptr_array_add(argv, g_strdup("chardev=qmp,mode=control"));
+    if (accel == ACCEL_NONE) {
+        add_daemon_args(argv, pad, qmp[1]);
+    } else {
+        add_system_args(argv, pad, accel, ram_bytes, ram_fd, bios_fd, sock[1],
+                        qmp[1]);
+    }
     for (; *args; args++) {
         g_ptr_array_add(argv, g_strdup(*args));
     }
@@ -300,8 +323,11 @@ QemuProc *qemu_proc_start(const char *path, const char *label,
     sock[0] = -1;
     close_fd(&sock[1]);
     close_fd(&qmp[1]);
-    ok = qemu_proc_qtest(p, NULL, errp, "endianness") &&
+    ok = (accel == ACCEL_NONE ||
+          qemu_proc_qtest(p, NULL, errp, "endianness")) &&
          start_qmp(p, &qmp[0], errp);
+    p->ram_fd = ram_fd;
+    ram_fd = -1;
 out:
     close_fd(&ram_fd);
     close_fd(&bios_fd);
@@ -343,7 +369,7 @@ bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
 {
     static const char *const no_args[] = { NULL };
 
-    for (QemuAccel a = 0; a < ACCEL__MAX; a++) {
+    for (QemuAccel a = *accel; a <= ACCEL_NONE; a++) {
         g_autoptr(GError) err = NULL;
         g_autoptr(QemuProc) p = qemu_proc_start(path, label, a, no_args,
                                                 PROBE_RAM_BYTES, timeout_ms,
@@ -359,7 +385,7 @@ bool qemu_proc_probe(const char *path, const char *label, int timeout_ms,
             *program = g_file_read_link(exe, NULL);
             return true;
         }
-        if (a == ACCEL__MAX - 1 || !strstr(err->message, "accelerator")) {
+        if (a >= ACCEL__MAX - 1 || !strstr(err->message, "accelerator")) {
             g_propagate_error(errp, g_steal_pointer(&err));
             return false;
         }
@@ -400,6 +426,7 @@ void qemu_proc_stop(QemuProc *p)
     }
     close_fd(&p->pidfd);
     close_fd(&p->stderr_fd);
+    close_fd(&p->ram_fd);
     if (p->ram != MAP_FAILED) {
         munmap(p->ram, p->ram_bytes);
     }

@@ -34,6 +34,7 @@ typedef struct QemuProc {
     bool reaped;
     int wait_status;
     void *ram;              /* guest RAM, shared */
+    int ram_fd;             /* its file, for a client that passes it on */
     uint64_t ram_bytes;
 } QemuProc;
 
@@ -57,6 +58,7 @@ typedef enum QemuAccel {
     ACCEL_QTEST,
     ACCEL_TCG,
     ACCEL__MAX,
+    ACCEL_NONE = ACCEL__MAX,    /* a qemu-storage-daemon: there is no guest */
 } QemuAccel;
 
 extern const char *const qemu_accel_names[ACCEL__MAX + 1];
@@ -64,15 +66,18 @@ extern const char *const qemu_accel_names[ACCEL__MAX + 1];
 /*
  * Start @path with @args (the machine, qtest, QMP, RAM and firmware options
  * are added here) and wait until its qtest and QMP servers answer. @ram_bytes
- * of guest RAM are shared with it. NULL and @errp on failure, with QEMU's
- * stderr in the message. Free with qemu_proc_stop().
+ * of guest RAM are shared with it. With ACCEL_NONE @path is a
+ * qemu-storage-daemon, which has QMP only, and gets the RAM from whoever
+ * connects to its export. NULL and @errp on failure, with QEMU's stderr in
+ * the message. Free with qemu_proc_stop().
  */
 QemuProc *qemu_proc_start(const char *path, const char *label,
                           QemuAccel accel, const char *const *args,
                           uint64_t ram_bytes, int timeout_ms, GError **errp);
 
 /*
- * Whether @path has the qtest accelerator, in *@accel; the program that runs
+ * Whether @path has the qtest accelerator, in *@accel, which is ACCEL_QTEST
+ * or, for a qemu-storage-daemon, ACCEL_NONE at first; the program that runs
  * in the end, in *@program (NULL if that is not to be seen; to be freed with
  * g_free()); and what it counts of its I/O path, in *@stats (NULL: it has no
  * such statistics; to be freed with aio_stats_schema_unref()). False and

@@ -169,6 +169,8 @@ static void put_options(JsonBuilder *b, const Run *run)
     put_bool(b, "verify", o->verify);
     put_bool(b, "request_latency", o->request_latency);
     put_string(b, "accel", qemu_accel_names[run->accel]);
+    put_string(b, "export", o->export ? virtio_model_names[MODEL_EXPORT] :
+                            NULL);
     put_string(b, "preset", o->preset ? o->preset->name : NULL);
     begin_array(b, "set");
     for (unsigned i = 0; i < o->props->len; i++) {
@@ -313,7 +315,8 @@ static void put_result(JsonBuilder *b, const Run *run, const Cell *c,
     const QemuBinary *qemu = g_ptr_array_index(run->opt->qemus, q);
     const CellResult *r = run_result(run, c->id, q);
     const Block *block = g_ptr_array_index(run->plan->blocks, c->block);
-    g_auto(GStrv) args = instance_args(run->opt, qemu, block);
+    g_auto(GStrv) args = instance_args(run->opt, qemu, block,
+                                       "aio-bench");
 
     begin_object(b, NULL);
     put_string(b, "qemu", qemu->label);

@@ -138,10 +138,10 @@ static bool probe_qemus(const Options *o, QemuAccel *accel, GError **errp)
 {
     bool any_latency = false;
 
-    *accel = ACCEL_QTEST;
+    *accel = o->export ? ACCEL_NONE : ACCEL_QTEST;
     for (unsigned i = 0; i < o->qemus->len; i++) {
         QemuBinary *q = g_ptr_array_index(o->qemus, i);
-        QemuAccel has;
+        QemuAccel has = *accel == ACCEL_NONE ? ACCEL_NONE : ACCEL_QTEST;
 
         if (!qemu_proc_probe(q->path, q->label, o->timeout_s * 1000, &has,
                              &q->program, &q->stats, errp)) {

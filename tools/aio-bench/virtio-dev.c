@@ -20,8 +20,6 @@
 #error "virtio 1 is little endian; this driver writes its fields as they are"
 #endif
 
-/* Guest physical addresses below are left to firmware's usual holes. */
-#define RAM_START 0x200000ull
 /* PCI memory starts where RAM ends, or at the latest here (machine pc). */
 #define RAM_MAX 0xc0000000ull
 #define BAR_ADDR 0xfe000000ull
@@ -72,8 +70,8 @@ typedef struct PciCaps {
     uint64_t device;
 } PciCaps;
 
-const char *const virtio_model_names[MODEL__MAX + 1] = {
-    "virtio-blk-pci", "virtio-scsi-pci", NULL
+const char *const virtio_model_names[MODEL__MAX + 2] = {
+    "virtio-blk-pci", "virtio-scsi-pci", "vhost-user-blk", NULL
 };
 
 unsigned virtio_queue_size(unsigned depth)
@@ -98,7 +96,7 @@ uint64_t virtio_dev_ram_bytes(unsigned queues, unsigned queue_size,
                               unsigned depth, unsigned max_bs)
 {
     uint64_t per_slot = SLOT_BYTES + ROUND_UP(max_bs, PAGE);
-    uint64_t bytes = RAM_START +
+    uint64_t bytes = VIRTIO_RAM_START +
         (SCSI_FIXED_QUEUES + queues) * (vring_bytes(queue_size) + PAGE) +
         queues * (depth * per_slot + PAGE);
 
@@ -560,25 +558,34 @@ static bool external_notifiers(QemuProc *p, GError **errp)
     return true;
 }
 
-VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
-                          unsigned depth, unsigned max_bs, bool irq,
-                          GError **errp)
+VirtioDev *virtio_dev_alloc(VirtioModel model, unsigned queues)
 {
-    g_autoptr(VirtioDev) dev = g_new0(VirtioDev, 1);
-    unsigned fixed = model == MODEL_SCSI ? SCSI_FIXED_QUEUES : 0;
-    unsigned size = virtio_queue_size(depth);
-    g_autoptr(GArray) before = NULL;
-    uint64_t gpa = RAM_START, v;
-    PciCaps caps = { 0 };
+    VirtioDev *dev = g_new0(VirtioDev, 1);
 
-    g_free(p->doing);
-    p->doing = g_strdup_printf("setting up %s", virtio_model_names[model]);
     dev->model = model;
+    dev->socket = -1;
     dev->num_queues = queues;
     dev->queues = cache_aligned_new0(sizeof(VirtioQueue), queues);
     for (unsigned i = 0; i < queues; i++) {
         dev->queues[i].kick_fd = dev->queues[i].notify_fd = -1;
     }
+    return dev;
+}
+
+VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
+                          unsigned depth, unsigned max_bs, bool irq,
+                          GError **errp)
+{
+    g_autoptr(VirtioDev) dev = NULL;
+    unsigned fixed = model == MODEL_SCSI ? SCSI_FIXED_QUEUES : 0;
+    unsigned size = virtio_queue_size(depth);
+    g_autoptr(GArray) before = NULL;
+    uint64_t gpa = VIRTIO_RAM_START, v;
+    PciCaps caps = { 0 };
+
+    g_free(p->doing);
+    p->doing = g_strdup_printf("setting up %s", virtio_model_names[model]);
+    dev = virtio_dev_alloc(model, queues);
 
     if ((irq && !external_notifiers(p, errp)) ||
         !find_caps(p, model, &caps, errp) ||
@@ -654,6 +661,9 @@ void virtio_dev_free(VirtioDev *dev)
 {
     if (!dev) {
         return;
+    }
+    if (dev->socket >= 0) {
+        close(dev->socket);
     }
     for (unsigned i = 0; i < dev->num_queues; i++) {
         VirtioQueue *q = &dev->queues[i];

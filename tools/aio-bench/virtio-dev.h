@@ -24,6 +24,8 @@ typedef enum VirtioModel {
     MODEL_BLK,
     MODEL_SCSI,
     MODEL__MAX,
+    /* of a qemu-storage-daemon; its queues are MODEL_BLK's */
+    MODEL_EXPORT = MODEL__MAX,
 } VirtioModel;
 
 /* Largest ring QEMU's devices accept, and so the largest depth. */
@@ -32,6 +34,10 @@ typedef enum VirtioModel {
 #define VIRTIO_DIRECT_DESCS 3
 
 #define CACHE_LINE 64
+
+/* Where free memory for queues begins: guest physical addresses below are left
+ * to firmware's usual holes. */
+#define VIRTIO_RAM_START 0x200000ull
 
 /* @n zeroed elements of @size bytes (a multiple of CACHE_LINE), aligned; free
  * with free(). */
@@ -78,6 +84,7 @@ typedef struct VirtioDev {
     unsigned num_queues;        /* request queues */
     VirtioQueue *queues;
     uint64_t capacity;          /* sectors of 512 bytes; 0: not known (SCSI) */
+    int socket;                 /* to the export; -1: there is none */
     bool event_idx;
     bool indirect;
 } VirtioDev;
@@ -98,6 +105,9 @@ VirtioDev *virtio_dev_new(QemuProc *p, VirtioModel model, unsigned queues,
                           unsigned depth, unsigned max_bs, bool irq,
                           GError **errp);
 void virtio_dev_free(VirtioDev *dev);
+
+/* One with @queues queues that have neither memory nor eventfds yet. */
+VirtioDev *virtio_dev_alloc(VirtioModel model, unsigned queues);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VirtioDev, virtio_dev_free)
 
 /*
@@ -145,6 +155,7 @@ char *virtio_slot_status(const VirtioQueue *q, const VirtioSlot *s);
 /* Kick unconditionally. */
 void virtio_queue_kick(VirtioQueue *q);
 
-extern const char *const virtio_model_names[MODEL__MAX + 1];
+/* The first MODEL__MAX are the devices of a system emulator. */
+extern const char *const virtio_model_names[MODEL__MAX + 2];
 
 #endif

@@ -151,6 +151,16 @@ def qemu_options(device: Dict[str, Any], cell: Dict[str, Any]) -> str:
         if device["direct_io"]:
             node += ",cache.direct=on"
         words.append(["-blockdev", node])
+    if cell["model"] == "vhost-user-blk":
+        # of qemu-storage-daemon, whose options have two dashes
+        export = ("type=vhost-user-blk,id=export0,node-name=disk0,"
+                  "addr.type=unix,addr.path=disk0.sock,writable=on,"
+                  "num-queues=%d" % cell["queues"])
+        if count_threads:
+            export += ",iothread=iothread0"
+        words.append(["-export", export])
+        return " \\\n".join(" ".join(shlex.quote(w) for w in ["-" + name, value])
+                           for name, value in words)
     scsi = cell["model"].startswith("virtio-scsi")
     front: Dict[str, Any] = {"driver": cell["model"]}
     fronts = [front]

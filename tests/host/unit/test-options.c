@@ -254,6 +254,19 @@ static void test_errors(void)
         { "--qemu /q --null --queues 256 --depth 512 --bs 1m --span 1t",
           "256", "guest memory" },
         { "--null", "--qemu", "QTEST_QEMU_BINARY" },
+        { "--qemu /q --null --export nbd", "'nbd'", "vhost-user-blk" },
+        { "--null --export vhost-user-blk", "--qemu", "qemu-storage-daemon" },
+        { "--qemu /q --null --export vhost-user-blk --model virtio-blk-pci",
+          "--export", "--model" },
+        { "--qemu /q --null --export vhost-user-blk --accel tcg",
+          "--export", "--accel" },
+        { "--qemu /q --null --export vhost-user-blk --iothreads 2",
+          "--iothreads", "2" },
+        { "--qemu /q --null --export vhost-user-blk --set device.x=0",
+          "'device'", "export" },
+        { "--qemu /q --null --set export.x=0", "'export'", "device" },
+        { "--qemu /q --null --model vhost-user-blk", "'vhost-user-blk'",
+          "virtio-blk-pci" },
     };
 
     g_unsetenv("QTEST_QEMU_BINARY");
@@ -284,6 +297,28 @@ static void test_default_labels(void)
     g_assert_cmpstr(((QemuBinary *)o.qemus->pdata[1])->label, ==, "qemu");
     g_assert_cmpstr(((QemuBinary *)o.qemus->pdata[2])->label, ==, "qemu#3");
     options_clear(&o);
+    g_assert_true(parse("--export vhost-user-blk --null --qemu "
+                        "build/qemu/storage-daemon/qemu-storage-daemon", &o,
+                        NULL, NULL));
+    g_assert_cmpstr(((QemuBinary *)o.qemus->pdata[0])->label, ==, "qemu");
+    options_clear(&o);
+}
+
+static void test_export(void)
+{
+    Options o;
+    g_autoptr(Plan) plan = NULL;
+    Cell *c;
+
+    g_assert_true(parse("--qemu /q --null --export vhost-user-blk "
+                        "--iothreads 0,1 --depth 1 --set export.writable=off",
+                        &o, &plan, NULL));
+    g_assert_cmpuint(plan->cells->len, ==, 2);
+    c = g_ptr_array_index(plan->cells, 1);
+    g_assert_cmpint(c->model, ==, MODEL_EXPORT);
+    g_assert_nonnull(strstr(c->name, "/vhost-user-blk/"));
+    g_assert_nonnull(strstr(c->short_name, "/vhost-user-blk/"));
+    options_clear(&o);
 }
 
 int main(int argc, char **argv)
@@ -295,6 +330,7 @@ int main(int argc, char **argv)
     g_test_add_func("/options/default-labels", test_default_labels);
     g_test_add_func("/options/errors", test_errors);
     g_test_add_func("/plan/matrix", test_matrix);
+    g_test_add_func("/plan/export", test_export);
     g_test_add_func("/plan/aio", test_aio);
     g_test_add_func("/plan/names-are-unique", test_names_are_unique);
     g_test_add_func("/plan/command-line-replaces-preset",
