@@ -14,6 +14,7 @@
 #include "block/aio-wait.h"
 #include "hw/virtio/virtio-batch.h"
 #include "qemu/aio-stats.h"
+#include "qemu/memalign.h"
 #include "qemu/rcu.h"
 #include "system/block-backend.h"
 
@@ -59,8 +60,10 @@ static void virtqueue_batch_end(AioBatchEntry *e)
 VirtQueueBatch *virtqueue_batch_new(VirtIODevice *vdev, VirtQueue *vq,
                                     AioQueueStats *stats)
 {
-    VirtQueueBatch *b = g_new0(VirtQueueBatch, 1);
+    /* Cache lines of its own: other queues may belong to other threads */
+    VirtQueueBatch *b = qemu_memalign(64, ROUND_UP(sizeof(*b), 64));
 
+    memset(b, 0, sizeof(*b));
     b->entry.fn = virtqueue_batch_end;
     b->vdev = vdev;
     b->vq = vq;
@@ -72,7 +75,7 @@ void virtqueue_batch_free(VirtQueueBatch *b)
 {
     /* the device has been drained before it is unrealized */
     assert(!b || !b->blk);
-    g_free(b);
+    qemu_vfree(b);
 }
 
 static AioBatch *current_batch(void)

@@ -8,6 +8,7 @@
 #include "qemu/osdep.h"
 #include "exec/cpu-common.h"
 #include "hw/virtio/virtio-map-cache.h"
+#include "qemu/memalign.h"
 #include "system/physmem.h"
 #include "system/xen.h"
 
@@ -17,8 +18,15 @@ VirtIOMapRegions *virtio_map_regions_new(void)
     /* It is told of the addresses by address_space_map(). */
     return NULL;
 #else
+    VirtIOMapRegions *r;
+
     /* What Xen maps is not all of RAM. */
-    return xen_enabled() ? NULL : g_new0(VirtIOMapRegions, 1);
+    if (xen_enabled()) {
+        return NULL;
+    }
+    r = qemu_memalign(64, ROUND_UP(sizeof(*r), 64));
+    memset(r, 0, sizeof(*r));
+    return r;
 #endif
 }
 

@@ -77,7 +77,10 @@ typedef struct VirtIOMap {
     unsigned n;
 } VirtIOMap;
 
-/* Free with g_free() when no request is mapped. */
+/*
+ * In cache lines of its own, since queues of one device are used by several
+ * threads.  Free with qemu_vfree() when no request is mapped.
+ */
 VirtIOMapRegions *virtio_map_regions_new(void);
 
 /*
