@@ -9,6 +9,7 @@
 #include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-stats.h"
+#include "qemu/aio-poll-policy.h"
 #include "qemu/aio-stats.h"
 #include "qobject/qdict.h"
 
@@ -59,6 +60,31 @@ static uint64_t requests(const AioStatsBackend *b)
     return n;
 }
 
+static void print_polling(Monitor *mon, const AioStatsLoop *old,
+                          const AioStatsLoop *new, double seconds)
+{
+    uint64_t sleeps = new->poll_sleeps - old->poll_sleeps;
+    uint64_t events = new->poll_expected_events - old->poll_expected_events;
+
+    monitor_printf(mon, "  polling: waking up takes %.1f us, a sleep costs "
+                   "%.1f us of CPU", new->wake_latency_ns / 1e3,
+                   new->sleep_cost_ns / 1e3);
+    if (sleeps) {
+        monitor_printf(mon, ", %.0f planned sleeps/s, %.1f %% too long",
+                       sleeps / seconds, 100.0 / sleeps *
+                       (new->poll_sleeps_early - old->poll_sleeps_early));
+    }
+    if (events) {
+        monitor_printf(mon, ", events expected after %.1f us, seen after "
+                       "%.1f us", (double)(new->poll_expected_ns -
+                                           old->poll_expected_ns) /
+                       events / 1e3, (double)(new->poll_actual_ns -
+                                              old->poll_actual_ns) /
+                       events / 1e3);
+    }
+    monitor_printf(mon, "\n");
+}
+
 void hmp_print_aio_load(Monitor *mon, const char *id, AioContext *ctx)
 {
     LastSeen *last = find_last_seen(id, ctx->stats);
@@ -83,6 +109,10 @@ void hmp_print_aio_load(Monitor *mon, const char *id, AioContext *ctx)
                        (now - last->time) / 1e9);
     } else {
         monitor_printf(mon, "in the %.1f s counted\n", sum / 1e9);
+    }
+    if (ctx->poll_policy &&
+        qatomic_read(&ctx->poll_mode) == AIO_POLL_MODE_ADAPTIVE) {
+        print_polling(mon, old, new, sum / 1e9);
     }
     for (int e = 0; e < AIO_STATS_ENGINE__MAX; e++) {
         const AioStatsBackend *b = &data->backend[e];

@@ -15,6 +15,7 @@
 #include "block/aio.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-stats.h"
+#include "qemu/aio-poll-policy.h"
 #include "qemu/aio-stats.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
@@ -186,9 +187,31 @@ typedef struct LoopExtra {
     uint64_t cpu_ns;
     bool request_latency;
     uint64_t io_uring_workers;
+    bool has_poll_policy;
+    AioPollMode poll_mode;
     uint64_t poll_limits[MAX_POLL_LIMITS];
     unsigned num_poll_limits;
 } LoopExtra;
+
+static void walk_poll_policy(Walk *w, const AioStatsLoop *l, AioPollMode mode)
+{
+    walk_scalar(w, "poll-policy", STATS_TYPE_INSTANT, count, mode);
+    walk_count(w, "poll-sleeps", l->poll_sleeps);
+    walk_count(w, "poll-sleeps-early", l->poll_sleeps_early);
+    walk_ns(w, "poll-sleeps-late-time", l->poll_sleeps_late_ns);
+    walk_count(w, "poll-expected-events", l->poll_expected_events);
+    walk_ns(w, "poll-expected-time", l->poll_expected_ns);
+    walk_ns(w, "poll-actual-time", l->poll_actual_ns);
+    walk_ns(w, "poll-error-time", l->poll_error_ns);
+    walk_count(w, "poll-plan-changes", l->poll_plan_changes);
+    /* of 1/16 */
+    walk_scalar(w, "poll-latency-value", STATS_TYPE_INSTANT, count,
+                l->poll_value * 100 / 16);
+    walk_scalar(w, "wake-latency", STATS_TYPE_INSTANT, nanoseconds,
+                l->wake_latency_ns);
+    walk_scalar(w, "sleep-cost", STATS_TYPE_INSTANT, nanoseconds,
+                l->sleep_cost_ns);
+}
 
 static void walk_iothread(Walk *w, const AioStatsData *d, const LoopExtra *x)
 {
@@ -212,6 +235,9 @@ static void walk_iothread(Walk *w, const AioStatsData *d, const LoopExtra *x)
                 l->polled_handlers);
     walk_list(w, "handler-poll-limits", STATS_TYPE_INSTANT, nanoseconds,
               x->poll_limits, x->num_poll_limits);
+    if (x->has_poll_policy || w->want_schema) {
+        walk_poll_policy(w, l, x->poll_mode);
+    }
     walk_count(w, "notifications", l->notifications);
     walk_count(w, "notifications-elided", l->notifications_elided);
     walk_count(w, "bottom-halves", l->bottom_halves);
@@ -415,6 +441,8 @@ static void query_event_loop(const EventLoop *loop, void *opaque)
             g_hash_table_lookup(q->io_uring_workers,
                                 GINT_TO_POINTER(loop->tid)));
     }
+    x->has_poll_policy = loop->ctx->poll_policy;
+    x->poll_mode = qatomic_read(&loop->ctx->poll_mode);
     x->num_poll_limits = aio_get_poll_limits(loop->ctx, -1, x->poll_limits,
                                              MAX_POLL_LIMITS);
     walk_init(&w, q->names, false);

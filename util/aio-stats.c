@@ -7,6 +7,7 @@
  */
 #include "qemu/osdep.h"
 #include "block/aio.h"
+#include "qemu/aio-poll-policy.h"
 #include "qemu/aio-stats.h"
 #include "qemu/coroutine-tls.h"
 #include "qemu/main-loop.h"
@@ -195,6 +196,9 @@ void aio_stats_read(AioStats *s, AioStatsData *data)
     data->loop.since = now->loop.since;
     data->loop.poll_limit_ns = now->loop.poll_limit_ns;
     data->loop.polled_handlers = now->loop.polled_handlers;
+    data->loop.poll_value = now->loop.poll_value;
+    data->loop.wake_latency_ns = now->loop.wake_latency_ns;
+    data->loop.sleep_cost_ns = now->loop.sleep_cost_ns;
     for (int e = 0; e < AIO_STATS_ENGINE__MAX; e++) {
         data->backend[e].in_flight = now->backend[e].in_flight;
         data->backend[e].in_flight_peak = now->backend[e].in_flight_peak;
@@ -272,6 +276,24 @@ unsigned aio_get_poll_limits(AioContext *ctx, int fd, uint64_t *limits,
  * Event loop
  */
 
+/* Between two iterations, when what the policy counted agrees */
+static void copy_policy(AioStatsLoop *loop, const AioPollPolicy *p)
+{
+    const AioPollStats *from = &p->stats;
+
+    qatomic_set_u64(&loop->poll_sleeps, from->sleeps);
+    qatomic_set_u64(&loop->poll_sleeps_early, from->sleeps_early);
+    qatomic_set_u64(&loop->poll_sleeps_late_ns, from->sleeps_late_ns);
+    qatomic_set_u64(&loop->poll_expected_events, from->expected_events);
+    qatomic_set_u64(&loop->poll_expected_ns, from->expected_ns);
+    qatomic_set_u64(&loop->poll_actual_ns, from->actual_ns);
+    qatomic_set_u64(&loop->poll_error_ns, from->error_ns);
+    qatomic_set_u64(&loop->poll_plan_changes, from->changes);
+    qatomic_set_u64(&loop->poll_value, p->value);
+    qatomic_set_u64(&loop->wake_latency_ns, p->wake_ns);
+    qatomic_set_u64(&loop->sleep_cost_ns, p->sleep_cpu_ns);
+}
+
 int64_t aio_stats_loop_enter(AioStats *s)
 {
     AioStatsLoop *loop = &s->data.loop;
@@ -298,6 +320,9 @@ int64_t aio_stats_loop_enter(AioStats *s)
 
         aio_stats_add_times(&s->data.used_time, aio_clock_diff(now, reaped),
                             s->pass.used);
+    }
+    if (s->poll_policy) {
+        copy_policy(loop, s->poll_policy);
     }
     qatomic_set_u64(&loop->state, AIO_STATS_WAITING);
     qatomic_set_u64(&loop->since, now);

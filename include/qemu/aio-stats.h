@@ -100,6 +100,19 @@ typedef struct AioStatsLoop {
     uint64_t notifications;
     uint64_t notifications_elided;
     uint64_t bottom_halves;
+    /* What the polling policy did, as of the end of the last iteration; 0 if
+     * the context has none.  See AioPollStats and AioPollPolicy. */
+    uint64_t poll_sleeps;
+    uint64_t poll_sleeps_early;
+    uint64_t poll_sleeps_late_ns;
+    uint64_t poll_expected_events;
+    uint64_t poll_expected_ns;
+    uint64_t poll_actual_ns;
+    uint64_t poll_error_ns;
+    uint64_t poll_plan_changes;
+    uint64_t poll_value;        /* these three do not count up */
+    uint64_t wake_latency_ns;
+    uint64_t sleep_cost_ns;
 } AioStatsLoop;
 
 typedef struct AioStatsBackend {
@@ -154,6 +167,9 @@ typedef struct AioStats {
     /* Written by the monitor's thread, rarely. */
     uint32_t peak_resets_wanted;
     bool request_latency;
+
+    /* Set before the context is used; NULL: it has none. */
+    const struct AioPollPolicy *poll_policy;
 
     /* Only for the thread that owns the context. */
     bool in_pass;               /* @now is of this iteration */

@@ -39,7 +39,8 @@ MARK = 'QAIO_SUITES_RUN'
 QTESTS = ('ahci-test', 'device-introspect-test', 'device-plug-test',
           'drive_del-test', 'fuzz-virtio-scsi-test', 'hd-geo-test',
           'ide-test', 'machine-none-test', 'qmp-cmd-test', 'qmp-test',
-          'test-hmp', 'virtio-batch-test', 'virtio-request-test')
+          'test-hmp', 'virtio-batch-test', 'virtio-error-test',
+          'virtio-request-test', 'iothread-poll-test')
 QOS_PATHS = re.compile(r'/(virtio-blk|virtio-scsi|vhost-user-blk)')
 
 IOTEST_TIME_LIMIT = 120                 # seconds for one iotest

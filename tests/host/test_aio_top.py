@@ -85,6 +85,16 @@ IOTHREAD_SCHEMA = [
     stat('request-latency', 'instant', {'unit': 'boolean', 'exponent': 0}),
     stat('tsc-clock', 'instant', {'unit': 'boolean', 'exponent': 0}),
     stat('handler-poll-limits', 'instant', SECONDS),
+    *(stat(n, 'cumulative', COUNT) for n in (
+        'poll-sleeps', 'poll-sleeps-early', 'poll-expected-events',
+        'poll-plan-changes')),
+    *(stat(n, 'cumulative', SECONDS) for n in (
+        'poll-sleeps-late-time', 'poll-expected-time', 'poll-actual-time',
+        'poll-error-time')),
+    stat('poll-policy', 'instant', COUNT),
+    stat('poll-latency-value', 'instant', COUNT),
+    stat('wake-latency', 'instant', SECONDS),
+    stat('sleep-cost', 'instant', SECONDS),
     stat('of-the-future', 'cubic-histogram', COUNT),
     *log_linear('used-time'), *(s for e in ENGINES for s in engine_schema(e))]
 
@@ -184,6 +194,18 @@ def loop(ms: int, busy: int, hit: int, idle: int, **rest: Any) -> Stats:
         'used-time-sum': (900 * ms + 70000 * (ms // 4)) // 1000, **rest}
 
 
+def policy(events: int, sleeps: int, early: int) -> Stats:
+    """The adaptive policy: all expected after 60 us, every other one comes
+    after 56 us, the others after 70 us."""
+    return {
+        'poll-policy': 1, 'poll-sleeps': sleeps, 'poll-sleeps-early': early,
+        'poll-sleeps-late-time': (sleeps - early) * 2400,
+        'poll-expected-events': events, 'poll-expected-time': events * 60000,
+        'poll-actual-time': events * 63000, 'poll-error-time': events * 7000,
+        'poll-plan-changes': events // 1000, 'poll-latency-value': 250,
+        'wake-latency': 5100, 'sleep-cost': 3300}
+
+
 def queue(requests: int, batch: int, latency: int) -> Stats:
     return {
         'kicks': requests // 5, 'batches': requests // batch,
@@ -237,16 +259,17 @@ def iothreads() -> list[Thing]:
     nothing = {k: v for e in ENGINES for k, v in engine(
         e, 0, 0, 1, 0, 0).items()}
     zero = {**loop(0, 0, 0, 0), **nothing, 'poll-limit': 0}
+    # the main loop has no policy; one of the others did not use it
     return [
         Thing({'id': 'iothread10', 'qom-path': '/objects/iothread10'},
-              {**loop(50000, 20, 10, 5), **nothing,
+              {**loop(50000, 20, 10, 5), **nothing, **policy(40000, 9, 4),
                **engine('io-uring', 30000, 4096, 4, 5000, 90000)},
-              {**loop(1000, 30, 20, 12), **nothing,
+              {**loop(1000, 30, 20, 12), **nothing, **policy(8000, 3000, 60),
                **engine('io-uring', 20000, 8192, 16, 2300, 81000)}),
         Thing({'id': 'iothread2', 'qom-path': '/objects/iothread2'},
-              {**loop(50000, 20, 10, 5), **nothing,
+              {**loop(50000, 20, 10, 5), **nothing, **policy(0, 0, 0),
                **engine('native', 1000, 512, 2, 5000, 90000)},
-              {**loop(1000, 91, 4, 1), **nothing,
+              {**loop(1000, 91, 4, 1), **nothing, **policy(0, 0, 0),
                **engine('native', 3000, 4096, 3, 700, 40000),
                **engine('threads', 1000, 65536, 1, 45000, 1200000)}),
         # nothing happens here
@@ -393,6 +416,25 @@ def expected_times(prefix: str, d: Stats, names: list[str]
         f'{prefix}_p99_ns': percentile('', prefix, counts, 99)}
 
 
+def expected_policy(d: Stats, s: float) -> dict[str, float]:
+    if 'poll-sleeps' not in d:
+        return dict.fromkeys(expected_policy(policy(1, 1, 0), 1), math.nan)
+    events = d['poll-expected-events']
+    return {
+        'poll_sleeps_per_s': d['poll-sleeps'] / s,
+        'poll_sleeps_early_percent': 100 * ratio(d['poll-sleeps-early'],
+                                                 d['poll-sleeps']),
+        'poll_sleep_late_ns': ratio(d['poll-sleeps-late-time'],
+                                    d['poll-sleeps'] -
+                                    d['poll-sleeps-early']),
+        'poll_expected_ns': ratio(d['poll-expected-time'], events),
+        'poll_actual_ns': ratio(d['poll-actual-time'], events),
+        'poll_error_ns': ratio(d['poll-error-time'], events),
+        'poll_plan_changes_per_s': d['poll-plan-changes'] / s,
+        'wake_latency_ns': d['wake-latency'],
+        'sleep_cost_ns': d['sleep-cost']}
+
+
 def expected_iothread(d: Stats, s: float) -> dict[str, float]:
     """The figures of JSON from the counters of an interval of @s seconds."""
     def of(e: str) -> int:
@@ -409,6 +451,7 @@ def expected_iothread(d: Stats, s: float) -> dict[str, float]:
         'poll_idle_percent': d['poll-idle-time'] / s / 1e7,
         'poll_hit_rounds_percent': 100 * ratio(d['poll-hits'],
                                                d['poll-rounds']),
+        **expected_policy(d, s),
         'iterations_per_s': d['iterations'] / s,
         'notifications_per_s': d['notifications'] / s,
         'requests_per_s': sum(map(of, ENGINES)) / s,
@@ -497,7 +540,12 @@ TABLES = {
         ('svc99', 'service_time_p99_ns', time_text),
         ('use50', 'used_time_p50_ns', time_text),
         ('use99', 'used_time_p99_ns', time_text),
-        ('ntfy/s', 'notifications_per_s', count_text)],
+        ('ntfy/s', 'notifications_per_s', count_text),
+        ('slp/s', 'poll_sleeps_per_s', count_text),
+        ('early%', 'poll_sleeps_early_percent', percent_text),
+        ('expect', 'poll_expected_ns', time_text),
+        ('actual', 'poll_actual_ns', time_text),
+        ('plans/s', 'poll_plan_changes_per_s', count_text)],
     'virtqueue': [
         ('IOPS', 'requests_per_s', count_text),
         ('kicks/s', 'kicks_per_s', count_text),
@@ -1038,7 +1086,8 @@ class OnceTest(Case):
                    queues=[])
         lines = self.once().split('\n')
         self.assertRegex(lines[0], r'\AQEMU 10\.2\.2, IOThreads over ')
-        self.assertEqual(lines[3].split(), ['main-loop', *'-' * 22])
+        self.assertEqual(lines[3].split(),
+                         ['main-loop'] + ['-'] * len(TABLES['iothread']))
         self.assertEqual(lines[-2], 'none')
         found = json.loads(self.once('--format', 'json'))
         self.assertIsNone(found['qemu_name'])

@@ -604,6 +604,67 @@ class ReportTest(unittest.TestCase):
         self.assertTrue(row and row.group(1).startswith(
             "16.0 15.7 to 16.3 24.0 23.5 to 24.5 8.00"), row)
 
+    def test_latency_over_cpu(self) -> None:
+        """A point for each policy, where its figures say."""
+        labels = ("off", "classic", "adaptive")
+        doc = made_up(devices=("loop0",), iothreads=(1,), depths=(1,),
+                      aios=("native",), qemus=labels)
+        at = {"off": (2.0, 90e3), "classic": (12.0, 60e3),
+              "adaptive": (4.0, 65e3)}
+        for res in doc["cells"][0]["results"]:
+            cpu, p50 = at[res["qemu"]]
+            res.update(cpu_us_per_io=around(cpu), lat_p50_ns=around(p50))
+        page = self.page(doc)
+        text = page.section("trade")
+        self.assertIn("Latency p50 over CPU per I/O", text)
+        for label in labels:
+            self.assertIn("native " + label, text)
+        svg = next(s for s in re.findall(r'<svg[^>]*class="plot".*?</svg>',
+                                         page.raw, re.S)
+                   if "latency p50 over CPU" in s.split(">")[0])
+        spots = [(float(x), float(y)) for data in
+                 re.findall(r'<g class="data">(.*?)</g>\s*</g>', svg, re.S)
+                 for x, y in re.findall(
+                     r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', data)]
+        self.assertEqual(len(spots), 3)
+        (x0, y0), (x1, y1), (x2, y2) = spots
+        # 2, 12 and 4 us to the right; 90, 60 and 65 us down from the top
+        self.assertAlmostEqual((x2 - x0) / (x1 - x0), 0.2, 3)
+        self.assertAlmostEqual((y2 - y0) / (y1 - y0), 25 / 30, 3)
+        self.assertGreater(x1, x0)
+        self.assertGreater(y1, y0)      # downwards in SVG
+        # both intervals of each
+        self.assertEqual(svg.count('class="data"'), 3 * 3)
+
+    def test_latency_over_cpu_is_not_drawn(self) -> None:
+        page = self.page(made_up(devices=("loop0",), qemus=("one",)))
+        self.assertIn("one QEMU was measured, so there is no choice",
+                      page.section("trade"))
+        doc = made_up(devices=("loop0", "null"))
+        for cell in doc["cells"]:
+            if cell["device"] == "null":
+                cell["results"][0]["cpu_us_per_io"] = None
+        page = self.page(doc)
+        self.assertIn("Not drawn for null: its latency or its CPU time",
+                      page.section("trade"))
+        self.assertGreater(self.plots_in(page, "trade"), 0)
+
+    def test_polling_policy(self) -> None:
+        doc = made_up(devices=("loop0",), iothreads=(1,), depths=(8,),
+                      aios=("native",))
+        title = "The polling policy in each cell"
+        self.assertNotIn(title, self.page(doc).section("where"))
+        doc["cells"][0]["results"][1]["aio_stats"].update(
+            poll_sleeps_per_io=around(0.25),
+            poll_sleeps_early_share=around(0.125),
+            poll_expected_mean_ns=around(64e3),
+            poll_actual_mean_ns=around(65.5e3),
+            poll_error_mean_ns=around(3.25e3))
+        text = self.page(doc).section("where").replace("\u00a0", " ")
+        self.assertIn(title, text)
+        for said in ("0.250", "12.5 %", "64.0", "65.5", "3.25"):
+            self.assertIn(said, text[text.index(title):])
+
     def test_no_statistics(self) -> None:
         page = self.page(made_up(devices=("loop0",), counting=()))
         self.assertIn("Not drawn: no QEMU of this run has statistics",

@@ -178,6 +178,26 @@ class Common:
                 self.assertTrue({name, short} & known,
                                 f'{name} is not in docs/statistics.md')
 
+    def test_polling_policy(self) -> None:
+        """IOThreads have one, the main loop has none."""
+        names = {'poll-policy', 'poll-sleeps', 'poll-expected-events',
+                 'poll-plan-changes', 'wake-latency', 'sleep-cost'}
+        for result in self.p.stats('iothread'):
+            found = {s['name']: s['value'] for s in result['stats']}
+            if result['id'] == 'main-loop':
+                self.assertFalse(names & set(found))
+                continue
+            self.assertLessEqual(names, set(found))
+            self.assertEqual(found['poll-policy'], 1)
+            # measured when the thread started
+            self.assertGreater(found['wake-latency'], 0)
+            self.assertGreater(found['sleep-cost'], 0)
+        for value, number in ('off', 2), ('classic', 0), ('adaptive', 1):
+            self.p.command('qom-set', path='/objects/io0',
+                           property='poll-policy', value=value)
+            stats = self.p.stats('iothread', iothreads=['io0'])[0]['stats']
+            self.assertIn({'name': 'poll-policy', 'value': number}, stats)
+
     def test_introspection(self) -> None:
         schema = self.p.command('query-qmp-schema')
         command = [e for e in schema if e.get('name') == 'stats-reset']
@@ -301,6 +321,11 @@ class System(Common, unittest.TestCase):
                 for number in re.findall(r'([\d.]+) %', part.group(1)):
                     self.assertLessEqual(float(number), 100)
                 self.assertEqual('shown last' in part.group(1), again)
+                policy = ('  poll-policy=adaptive\n  poll-cpu-budget=10\n',
+                          '  polling: waking up takes ')
+                for said in policy:
+                    self.assertEqual(said in part.group(1),
+                                     name != 'main-loop', said)
         self.p.human('stats reset')
         self.assertNotIn('shown last', self.p.human('info iothreads'))
 

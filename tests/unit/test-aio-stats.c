@@ -10,6 +10,7 @@
 #include "block/aio.h"
 #include "block/thread-pool.h"
 #include "qapi/error.h"
+#include "qemu/aio-poll-policy.h"
 #include "qemu/aio-stats.h"
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
@@ -301,6 +302,54 @@ static void test_polling(void)
 static int worker_fn(void *opaque)
 {
     return *(int *)opaque;
+}
+
+/* What a policy counted is there after the next iteration, and only then */
+static void test_policy(void)
+{
+    g_autofree AioPollPolicy *p = g_new0(AioPollPolicy, 1);
+    g_autofree AioStatsData *d = g_new(AioStatsData, 1);
+    AioStats *s = aio_stats_new();
+
+    aio_poll_policy_init(p, 0, 10);
+    s->poll_policy = p;
+    p->stats = (AioPollStats) {
+        .sleeps = 3, .sleeps_early = 1, .sleeps_late_ns = 500,
+        .expected_events = 7, .expected_ns = 7000, .actual_ns = 7700,
+        .error_ns = 900, .changes = 2,
+    };
+    p->wake_ns = 4000;
+    p->sleep_cpu_ns = 2500;
+    aio_stats_read(s, d);
+    g_assert_cmpuint(d->loop.poll_sleeps, ==, 0);
+    aio_stats_loop_enter(s);
+    aio_stats_loop_wake(s, false, false);
+    aio_stats_read(s, d);
+    g_assert_cmpuint(d->loop.poll_sleeps, ==, 3);
+    g_assert_cmpuint(d->loop.poll_sleeps_early, ==, 1);
+    g_assert_cmpuint(d->loop.poll_sleeps_late_ns, ==, 500);
+    g_assert_cmpuint(d->loop.poll_expected_events, ==, 7);
+    g_assert_cmpuint(d->loop.poll_expected_ns, ==, 7000);
+    g_assert_cmpuint(d->loop.poll_actual_ns, ==, 7700);
+    g_assert_cmpuint(d->loop.poll_error_ns, ==, 900);
+    g_assert_cmpuint(d->loop.poll_plan_changes, ==, 2);
+    g_assert_cmpuint(d->loop.poll_value, ==, p->value);
+    g_assert_cmpuint(d->loop.wake_latency_ns, ==, 4000);
+    g_assert_cmpuint(d->loop.sleep_cost_ns, ==, 2500);
+
+    /* a reset leaves what is measured, and the policy, alone */
+    aio_stats_reset(s);
+    p->stats.sleeps++;
+    p->wake_ns = 5000;
+    aio_stats_loop_enter(s);
+    aio_stats_loop_wake(s, false, false);
+    aio_stats_read(s, d);
+    g_assert_cmpuint(d->loop.poll_sleeps, ==, 1);
+    g_assert_cmpuint(d->loop.poll_expected_events, ==, 0);
+    g_assert_cmpuint(d->loop.poll_value, ==, p->value);
+    g_assert_cmpuint(d->loop.wake_latency_ns, ==, 5000);
+    g_assert_cmpuint(d->loop.sleep_cost_ns, ==, 2500);
+    aio_stats_free(s);
 }
 
 static void pool_done(void *opaque, int ret)
@@ -686,6 +735,7 @@ int main(int argc, char **argv)
     g_test_add_func("/aio-stats/loop", test_loop);
     g_test_add_func("/aio-stats/wait", test_wait);
     g_test_add_func("/aio-stats/polling", test_polling);
+    g_test_add_func("/aio-stats/policy", test_policy);
     g_test_add_func("/aio-stats/thread-pool", test_thread_pool);
     g_test_add_func("/aio-stats/peak-reset", test_peak_reset);
     g_test_add_func("/aio-stats/stages", test_stages);

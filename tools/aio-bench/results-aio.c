@@ -20,6 +20,11 @@ const char *const aio_metric_names[AIO_M__MAX] = {
     [AIO_M_POLL_SHARE] = "poll_share",
     [AIO_M_POLL_IDLE_SHARE] = "poll_idle_share",
     [AIO_M_WAIT_SHARE] = "wait_share",
+    [AIO_M_SLEEPS_PER_IO] = "poll_sleeps_per_io",
+    [AIO_M_SLEEPS_EARLY_SHARE] = "poll_sleeps_early_share",
+    [AIO_M_EXPECTED_MEAN] = "poll_expected_mean_ns",
+    [AIO_M_ACTUAL_MEAN] = "poll_actual_mean_ns",
+    [AIO_M_EXPECT_ERROR_MEAN] = "poll_error_mean_ns",
     [AIO_M_QUEUE_MEAN] = "queue_time_mean_ns",
     [AIO_M_QUEUE_P50] = "queue_time_p50_ns",
     [AIO_M_QUEUE_P99] = "queue_time_p99_ns",
@@ -380,6 +385,8 @@ void aio_totals_metrics(const AioTotals *t, bool iothreads,
                                engines_sum(t, "others")));
     double ios = sum(t, any_queue, "completions");
     double idle = sum(t, serving, "poll-idle-time");
+    double sleeps = sum(t, serving, "poll-sleeps");
+    double events = sum(t, serving, "poll-expected-events");
     double sent = sum(t, any_queue, "notifications-sent");
     double suppressed = sum(t, any_queue, "notifications-suppressed");
 
@@ -398,6 +405,14 @@ void aio_totals_metrics(const AioTotals *t, bool iothreads,
         ratio(sum(t, serving, "poll-hit-time") + idle, window);
     m[AIO_M_POLL_IDLE_SHARE] = ratio(idle, window);
     m[AIO_M_WAIT_SHARE] = ratio(sum(t, serving, "wait-time"), window);
+    m[AIO_M_SLEEPS_PER_IO] = ratio(sleeps, ios);
+    m[AIO_M_SLEEPS_EARLY_SHARE] = ratio(sum(t, serving, "poll-sleeps-early"),
+                                        sleeps);
+    m[AIO_M_EXPECTED_MEAN] = ratio(sum(t, serving, "poll-expected-time"),
+                                   events);
+    m[AIO_M_ACTUAL_MEAN] = ratio(sum(t, serving, "poll-actual-time"), events);
+    m[AIO_M_EXPECT_ERROR_MEAN] = ratio(sum(t, serving, "poll-error-time"),
+                                       events);
     put_times(t, engines, G_N_ELEMENTS(engines), "queue-time",
               &m[AIO_M_QUEUE_MEAN]);
     put_times(t, engines, G_N_ELEMENTS(engines), "service-time",

@@ -22,6 +22,11 @@ typedef enum AioMetric {
     AIO_M_POLL_SHARE,
     AIO_M_POLL_IDLE_SHARE,
     AIO_M_WAIT_SHARE,
+    AIO_M_SLEEPS_PER_IO,        /* planned ones */
+    AIO_M_SLEEPS_EARLY_SHARE,   /* of these */
+    AIO_M_EXPECTED_MEAN,        /* in ns, until an event */
+    AIO_M_ACTUAL_MEAN,
+    AIO_M_EXPECT_ERROR_MEAN,
     AIO_M_QUEUE_MEAN,           /* of each time: mean, p50, p99; in ns */
     AIO_M_QUEUE_P50,
     AIO_M_QUEUE_P99,

@@ -55,6 +55,16 @@ static const Column iothread_columns[] = {
       "the same, 99th percentile" },
     { "notify", "ntfy/s", KIND_COUNT, METRIC_NOTIFICATIONS, 6, 18,
       "times the loop was notified by another thread" },
+    { "sleeps", "slp/s", KIND_COUNT, METRIC_SLEEPS, 5, 20,
+      "sleeps that were to end shortly before an event" },
+    { "early", "early%", KIND_PERCENT, METRIC_SLEEPS_EARLY, 6, 22,
+      "share of these that the event ended: it came first" },
+    { "expect", "expect", KIND_TIME, METRIC_EXPECTED, 6, 21,
+      "after what time events are expected, mean" },
+    { "actual", "actual", KIND_TIME, METRIC_ACTUAL, 6, 21,
+      "after what time they come, mean" },
+    { "plans", "plans/s", KIND_COUNT, METRIC_PLAN_CHANGES, 7, 23,
+      "times that the polling policy changes its mind" },
     { .key = NULL }
 };
 

@@ -127,6 +127,27 @@ static uint64_t set_merged_times(const AioStatsObject *o, const char *what,
     return count;
 }
 
+/* all unknown if QEMU has no such policy, or this event loop none */
+static void policy_figures(const AioStatsObject *o, double seconds,
+                           double *value)
+{
+    double sleeps = value_of(o, "poll-sleeps");
+    double early = value_of(o, "poll-sleeps-early");
+    double events = value_of(o, "poll-expected-events");
+
+    value[METRIC_SLEEPS] = sleeps / seconds;
+    value[METRIC_SLEEPS_EARLY] = percent(early, sleeps);
+    value[METRIC_SLEEP_LATE] = ratio(value_of(o, "poll-sleeps-late-time"),
+                                     sleeps - early);
+    value[METRIC_EXPECTED] = ratio(value_of(o, "poll-expected-time"), events);
+    value[METRIC_ACTUAL] = ratio(value_of(o, "poll-actual-time"), events);
+    value[METRIC_EXPECT_ERROR] = ratio(value_of(o, "poll-error-time"),
+                                       events);
+    value[METRIC_PLAN_CHANGES] = value_of(o, "poll-plan-changes") / seconds;
+    value[METRIC_WAKE_LATENCY] = value_of(o, "wake-latency");
+    value[METRIC_SLEEP_COST] = value_of(o, "sleep-cost");
+}
+
 static void iothread_figures(const AioStatsObject *o, double seconds,
                              double *value)
 {
@@ -144,6 +165,7 @@ static void iothread_figures(const AioStatsObject *o, double seconds,
     value[METRIC_POLL_HITS] = percent(value_of(o, "poll-hits"),
                                       value_of(o, "poll-rounds"));
     value[METRIC_POLL_LIMIT] = value_of(o, "poll-limit");
+    policy_figures(o, seconds, value);
     value[METRIC_ITERATIONS] = value_of(o, "iterations") / seconds;
     value[METRIC_NOTIFICATIONS] = value_of(o, "notifications") / seconds;
 

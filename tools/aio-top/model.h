@@ -17,6 +17,15 @@ typedef enum Metric {
     METRIC_POLL,
     METRIC_POLL_IDLE,               /* of it, what found nothing */
     METRIC_POLL_HITS,               /* percent of the polling rounds */
+    METRIC_SLEEPS,                  /* planned ones a second */
+    METRIC_SLEEPS_EARLY,            /* percent of them: the event was first */
+    METRIC_SLEEP_LATE,              /* ns that the others lasted too long */
+    METRIC_EXPECTED,                /* ns until an event */
+    METRIC_ACTUAL,
+    METRIC_EXPECT_ERROR,            /* ns that it differed */
+    METRIC_PLAN_CHANGES,            /* a second */
+    METRIC_WAKE_LATENCY,            /* ns */
+    METRIC_SLEEP_COST,
     METRIC_ITERATIONS,              /* a second, like all that follow */
     METRIC_IO_URING,
     METRIC_NATIVE,

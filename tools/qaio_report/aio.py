@@ -34,6 +34,14 @@ PLOTTED = (
     ("poll_hit_share", "Polls that found something", words.share),
     ("poll_idle_share", "Time in idle polls", words.share))
 
+POLICY = (
+    ("poll_sleeps_per_io", "planned sleeps per I/O", words.digits),
+    ("poll_sleeps_early_share", "of these, the event came first",
+     words.share),
+    ("poll_expected_mean_ns", "events expected after", words.duration),
+    ("poll_actual_mean_ns", "came after", words.duration),
+    ("poll_error_mean_ns", "mean difference", words.duration))
+
 # A request's way, in its order: colour, name, metric; the rest is what the
 # guest sees beyond these
 PATH = (("path-queue", "in QEMU, until the kernel has it", "queue_time"),
@@ -247,4 +255,15 @@ class AioViews:
             ("poll_idle_share", "polling for nothing"),
             ("wait_share", "waiting"))]
         return self.table("Times of a request in each cell", times) + \
-            self.table("Time of the IOThreads in each cell", shares)
+            self.table("Time of the IOThreads in each cell", shares) + \
+            self.policy_table(of)
+
+    def policy_table(self, of: Callable[..., Callable[[Cell, str], str]]
+                     ) -> str:
+        """What the polling policy did, if any QEMU has one."""
+        if not any(estimate(stats_of(cell, label), metric)
+                   for cell in self.run.cells for label in self.labels
+                   for metric, _, _ in POLICY):
+            return ""
+        return self.table("The polling policy in each cell", [
+            (name, of(metric, show)) for metric, name, show in POLICY])

@@ -14,7 +14,8 @@ from .data import (DIMS, METRICS, Cell, Estimate, Run, estimate, group, ratio,
                    result_of)
 from .markup import (command, difference, document, esc, measured, note,
                      table)
-from .plots import (Bar, Plotter, Series, Style, host_style, qemu_style)
+from .plots import (Bar, Mark, Plotter, Series, Style, host_style,
+                    qemu_style)
 
 Figures = Dict[str, List[str]]     # by the quantity that they show
 
@@ -532,6 +533,50 @@ class Report:
                 ("host", 1e6 / r["cpu_us_per_io"])],
                 1e6 / r["cpu_us_per_io"], None, None) for r in refs]))
 
+    # --- latency over CPU ---------------------------------------------------
+
+    def trade(self) -> str:
+        if len(self.run.labels) < 2:
+            return note("Not drawn: one QEMU was measured, so there is no "
+                        "choice to show. The same one under several labels, "
+                        "each with a --set of its own, makes several.")
+        own = ("aio",)
+
+        def draw(cells: List[Cell]) -> Tuple[Figures, str]:
+            figures: Figures = {}
+            rest = [d for d in DIMS if d not in own]
+            for part in group(self.ends(cells), rest).values():
+                marks = self.marks(part)
+                if len(marks) > 1:
+                    figures.setdefault("", []).append(self.figure(
+                        part[0], own, "Latency p50 over CPU per I/O",
+                        self.plotter.points(
+                            self.title(part[0], own, "latency p50 over CPU"),
+                            marks, "CPU per I/O", words.microseconds,
+                            words.duration)))
+            return figures, ("its latency or its CPU time was not measured "
+                             "with two QEMUs.")
+        return self.by_device(draw)
+
+    def marks(self, cells: List[Cell]) -> List[Mark]:
+        """A point for each aio mode and QEMU, of modes that have two."""
+        found = []
+        for cell in cells:
+            some = []
+            for index, label in enumerate(self.run.labels):
+                result = result_of(cell, label)
+                cpu = estimate(result, "cpu_us_per_io")
+                latency = estimate(result, "lat_p50_ns")
+                if cpu and latency:
+                    some.append((label, Mark(qemu_style(
+                        cell["aio"], index, len(self.run.labels)),
+                        cpu, latency)))
+            if len(some) > 1:
+                for label, mark in some:
+                    self.key(mark.style, self.line_name(cell, label))
+                    found.append(mark)
+        return found
+
     # --- (5) latency distribution -------------------------------------------
 
     def distribution(self) -> str:
@@ -758,6 +803,11 @@ class Report:
              "CPU time of the QEMU process by thread, at the highest and the "
              "lowest queue depth of the device; IOPS per core is what one "
              "fully used CPU would do at that cost.", self.cpu),
+            ("trade", "Latency over CPU per I/O",
+             "A point for each QEMU, or for each set of its properties, such "
+             "as polling policies: the nearer to the lower left corner, the "
+             "better. At the highest and the lowest queue depth of the "
+             "device.", self.trade),
             ("latency", "Latency distribution",
              "At the highest and the lowest queue depth of the device; drawn "
              "up to the percentile that ten requests lie above. A line is of "

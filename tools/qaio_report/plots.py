@@ -20,6 +20,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import (FixedFormatter, FixedLocator,  # noqa: E402
                                NullLocator)
 
+from .data import Estimate  # noqa: E402
 from .words import tick  # noqa: E402
 
 matplotlib.rcParams.update({
@@ -72,6 +73,13 @@ class Series(NamedTuple):
     y: Sequence[float]
     lo: Sequence[Optional[float]]
     hi: Sequence[Optional[float]]
+
+
+class Mark(NamedTuple):
+    """A point of two figures."""
+    style: Style
+    x: Estimate
+    y: Estimate
 
 
 class Bar(NamedTuple):
@@ -230,6 +238,41 @@ class Plotter:
         axes.set_xlabel(xlabel, color=COLOUR["muted"], labelpad=3)
         for one in series:
             self.line(axes, one, one.style.dash != "none")
+        return self.finish(figure, title)
+
+    def points(self, title: str, marks: List[Mark], xlabel: str,
+               show_x: Callable[[float], str],
+               show_y: Callable[[float], str]) -> str:
+        """Points with their intervals in both directions, over axes from 0,
+        so that distances are as large as they are."""
+        def ends(part: int) -> List[float]:
+            return [v for m in marks for v in m[part] if v is not None]
+
+        xs, ys = linear_ticks(ends(1)), linear_ticks(ends(2))
+        texts = [tick(show_y(y)) for y in ys]
+        figure, axes = self.figure(218, 14 + 7.0 * max(map(len, texts)),
+                                   right=16)
+        axes.set_xlim(0, max(max(ends(1)) * 1.08, xs[-1]))
+        axes.set_ylim(0, max(max(ends(2)) * 1.08, ys[-1]))
+        xs = xs[::2] if len(xs) > 4 else xs
+        for axis, ticks, names in (
+                (axes.xaxis, xs, [tick(show_x(x)) for x in xs]),
+                (axes.yaxis, ys, texts)):
+            axis.set_major_locator(FixedLocator(ticks))
+            axis.set_major_formatter(FixedFormatter(names))
+            axis.grid(True, color=COLOUR["grid"], linewidth=0.8)
+        axes.set_xlabel(xlabel, color=COLOUR["muted"], labelpad=3)
+        for style, x, y in marks:
+            colour = COLOUR[style.role]
+            for bounds in (((x.lo, x.hi), (y.value, y.value)),
+                           ((x.value, x.value), (y.lo, y.hi))):
+                if None not in bounds[0] + bounds[1]:
+                    axes.plot(*bounds, color=colour, linewidth=1.1,
+                              solid_capstyle="butt", gid="data")
+            axes.plot([x.value], [y.value], color=colour, linestyle="none",
+                      marker=style.marker, markersize=6.5, markeredgewidth=1.2,
+                      markerfacecolor=colour if style.filled else "none",
+                      markeredgecolor=colour, gid="data")
         return self.finish(figure, title)
 
     def bars(self, title: str, groups: List[Any],

@@ -42,7 +42,10 @@
     COUNT("threads-reads") "," COUNT("threads-submissions") "," \
     BATCH("io-uring-submission-batch") "," TIMES("io-uring-queue-time") "," \
     TIMES("io-uring-service-time") "," TIMES("native-service-time") "," \
-    TIMES("used-time") "," \
+    TIMES("used-time") "," COUNT("poll-sleeps") "," \
+    COUNT("poll-sleeps-early") "," COUNT("poll-expected-events") "," \
+    NS("poll-expected-time") "," NS("poll-actual-time") "," \
+    NS("poll-error-time") "," \
     "{\"name\": \"poll-limit\", \"type\": \"instant\"," \
     " \"unit\": \"seconds\", \"base\": 10, \"exponent\": -9}," \
     "{\"name\": \"io-uring-in-flight-peak\", \"type\": \"peak\"," \
@@ -136,7 +139,11 @@ static AioStatsSnapshot *io_uring_window(void)
                  STAT("io-uring-queue-time-sum", "0") ","
                  STAT("io-uring-service-time", "[]") ","
                  STAT("io-uring-service-time-sum", "0") ","
-                 STAT("used-time", "[]") "," STAT("used-time-sum", "0")),
+                 STAT("poll-sleeps", "0") "," STAT("poll-sleeps-early", "0")
+                 "," STAT("poll-expected-events", "10") ","
+                 STAT("poll-expected-time", "10000") ","
+                 STAT("poll-actual-time", "0") "," STAT("poll-error-time", "0")
+                 "," STAT("used-time", "[]") "," STAT("used-time-sum", "0")),
         "",
         IOTHREAD("iothread0",
                  STAT("busy-time", "6000000000") ","
@@ -159,6 +166,12 @@ static AioStatsSnapshot *io_uring_window(void)
                  STAT("io-uring-queue-time-sum", "1") ","
                  STAT("io-uring-service-time", "[0, 0, 0, 0, 0, 490]") ","
                  STAT("io-uring-service-time-sum", "4900") ","
+                 STAT("poll-sleeps", "200") ","
+                 STAT("poll-sleeps-early", "50") ","
+                 STAT("poll-expected-events", "60") ","
+                 STAT("poll-expected-time", "60000") ","
+                 STAT("poll-actual-time", "75000") ","
+                 STAT("poll-error-time", "20000") ","
                  STAT("used-time", "[0, 0, 0, 1]") ","
                  STAT("used-time-sum", "3") ","
                  STAT("poll-limit", "32000") ","
@@ -216,6 +229,12 @@ static void check_io_uring(const double *m)
     check(m, AIO_M_POLL_SHARE, 0.15);
     check(m, AIO_M_POLL_IDLE_SHARE, 0.1);
     check(m, AIO_M_WAIT_SHARE, 0.55);
+    /* only one of them has a policy; per each of 1000 completions */
+    check(m, AIO_M_SLEEPS_PER_IO, 0.2);
+    check(m, AIO_M_SLEEPS_EARLY_SHARE, 0.25);
+    check(m, AIO_M_EXPECTED_MEAN, 1000);
+    check(m, AIO_M_ACTUAL_MEAN, 1500);
+    check(m, AIO_M_EXPECT_ERROR_MEAN, 400);
     check(m, AIO_M_QUEUE_MEAN, 10);
     check(m, AIO_M_QUEUE_P50, 8);
     check(m, AIO_M_QUEUE_P99, 15);
@@ -296,6 +315,8 @@ static void test_main_loop_and_other_engines(void)
     /* nothing to divide by, and what this QEMU does not count */
     g_assert_true(isnan(m[AIO_M_POLL_HIT_SHARE]));
     g_assert_true(isnan(m[AIO_M_POLL_SHARE]));
+    g_assert_true(isnan(m[AIO_M_SLEEPS_PER_IO]));
+    g_assert_true(isnan(m[AIO_M_ACTUAL_MEAN]));
     g_assert_true(isnan(m[AIO_M_REQUESTS_PER_BATCH]));
     g_assert_true(isnan(m[AIO_M_NOTIFICATIONS_PER_IO]));
     g_assert_true(isnan(m[AIO_M_SUPPRESSED_SHARE]));
