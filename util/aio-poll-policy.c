@@ -15,6 +15,7 @@
 #include "qemu/aio-poll-policy.h"
 #include "qemu/atomic.h"
 #include "qemu/host-utils.h"
+#include "qemu/memalign.h"
 #include "trace.h"
 
 /* New samples before a source is planned for again */
@@ -207,7 +208,9 @@ static void make_plan(AioPollPolicy *p, AioPollSource *s)
         for (unsigned i = 0; i < ARRAY_SIZE(last); i++) {
             int64_t to = with_margin(v[last[i]]);
 
-            try_plan(p, s, v, n, value, &best, AIO_POLL_PLAN_POLL, 0, to);
+            /* Whoever polls gives up when a sleep would have been cheaper */
+            try_plan(p, s, v, n, value, &best, AIO_POLL_PLAN_POLL, 0,
+                     MAX(to, p->sleep_cpu_ns));
             for (unsigned j = 0; j < ARRAY_SIZE(first); j++) {
                 int64_t from = v[first[j]];
 
@@ -221,7 +224,7 @@ static void make_plan(AioPollPolicy *p, AioPollSource *s)
     }
 
     s->expected = v[n / 2];
-    s->steady = v[n * 3 / 4] - v[n / 4] <= s->wake_ns;
+    s->steady = v[n * 3 / 4] - v[n / 4] <= MAX(s->wake_ns, p->wake_ns);
     s->probe_from = v[n / 8];
     s->probe_to = MIN(with_margin(v[n * 3 / 4]) + s->wake_ns,
                       s->probe_from + PROBE_WINDOW_NS);
@@ -273,6 +276,14 @@ static void add_sample(AioPollPolicy *p, AioPollSource *s, int64_t x)
     }
 }
 
+AioPollSource *aio_poll_source_new(void)
+{
+    AioPollSource *s = qemu_memalign(64, ROUND_UP(sizeof(*s), 64));
+
+    memset(s, 0, sizeof(*s));
+    return s;
+}
+
 /* The thread has just noticed an event of @s */
 static void notice(AioPollPolicy *p, AioPollSource *s)
 {
@@ -288,8 +299,8 @@ static void notice(AioPollPolicy *p, AioPollSource *s)
 
         if (p->slept == (s->plan != AIO_POLL_PLAN_BLOCK)) {
             /* a few steps are enough, and one disturbance must not matter */
-            late = MIN(MAX(late, 0), 2 * s->wake_ns);
-            s->wake_ns += (late - s->wake_ns) / 4;
+            late = MIN(MAX(late, 0), 2 * MAX(s->wake_ns, p->wake_ns));
+            s->wake_ns = DIV_ROUND_UP(s->wake_ns * 3 + late, 4);
             s->wake_measured = true;
         }
     }
@@ -409,7 +420,8 @@ static void check_budget(AioPollPolicy *p)
     unsigned max = budget_value(budget);
     int64_t elapsed = p->now - p->window_start;
 
-    if (likely(elapsed < WINDOW_NS)) {
+    /* negative: the clock was set back while the host was suspended */
+    if (likely(elapsed >= 0 && elapsed < WINDOW_NS)) {
         return;
     }
     if (p->window_vain_ns > elapsed / 100 * budget) {
@@ -454,7 +466,8 @@ void aio_poll_policy_consider(AioPollPolicy *p, AioPollSource *s,
         from = s->probe_from;
         to = s->plan == AIO_POLL_PLAN_BLOCK ? s->probe_to : 0;
     }
-    if (t >= to) {
+    if (t >= to || to - from > qatomic_read_i64(&p->max_ns) ||
+        !qatomic_read(&p->budget)) {
         return;                 /* late, or not to be polled for */
     }
     if (from) {
@@ -506,7 +519,6 @@ void aio_poll_policy_wait(AioPollPolicy *p, int64_t sleep_ns)
     p->sleep_until = 0;
     if (sleep_ns >= 0) {
         p->sleep_until = p->now + sleep_ns;
-        p->stats.sleeps++;
     }
 }
 
@@ -516,6 +528,7 @@ void aio_poll_policy_woke(AioPollPolicy *p, int64_t now, bool slept)
     p->slept = slept;
     if (slept) {
         p->slept_since = p->wait_start;
+        p->stats.sleeps += p->sleep_until != 0;
         if (p->sleep_until && now >= p->sleep_until) {
             /* what came had not come before that, or it would have ended */
             p->slept_since = p->sleep_until;

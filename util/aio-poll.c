@@ -95,6 +95,7 @@ int64_t aio_poll_measure_begin(AioContext *ctx)
         /* that is not what the sleep costs */
         ctx->fdmon_ops->submit(ctx);
     }
+    p->measured_since = aio_clock_ns();
     return thread_cpu_ns();
 }
 
@@ -103,7 +104,8 @@ void aio_poll_measure_end(AioContext *ctx, int64_t cpu)
     AioPollPolicy *p = ctx->poll_policy;
 
     cpu = thread_cpu_ns() - cpu;
-    if (aio_clock_ns() - p->wait_start >= p->wake_ns / 2) {
+    /* not if something had come before the thread fell asleep */
+    if (aio_clock_ns() - p->measured_since >= p->wake_ns / 2) {
         aio_poll_policy_measured_sleep(p, p->sleep_until, MAX(cpu, 0));
     }
 }

@@ -123,6 +123,7 @@ static void watch_poll_ready(EventNotifier *n)
     VuVirtq *vq;
 
     if (!watch_ready(w)) {
+        watch_check_broken(w);
         return;
     }
     vq = watch_queue(w);
@@ -150,6 +151,9 @@ static void watch_poll_end(EventNotifier *n)
     /* The caller then polls once more */
     if (watch_ready(w)) {
         watch_set_notification(w, true);
+    } else if (w->active) {
+        /* A completion may have found an error; there may be no more kicks */
+        watch_check_broken(w);
     }
 }
 

@@ -23,6 +23,8 @@
 #ifndef QEMU_AIO_POLL_POLICY_H
 #define QEMU_AIO_POLL_POLICY_H
 
+#include "qemu/atomic.h"
+
 /* Of how many events a source remembers the time */
 #define AIO_POLL_SAMPLES 32
 
@@ -100,7 +102,7 @@ typedef struct AioPollKind {
 
 typedef struct AioPollStats {
     uint64_t sleeps;            /* that were to end before the event... */
-    uint64_t sleeps_early;      /* ...and did not: it came first */
+    uint64_t sleeps_early;      /* ...and did not: something came first */
     uint64_t sleeps_late_ns;    /* how much later than asked for they ended */
     uint64_t vain_ns;           /* polled, and nothing came */
     uint64_t vain_rounds;
@@ -134,6 +136,7 @@ typedef struct AioPollPolicy {
     bool slept;                 /* what is handled now woke the thread up... */
     int64_t slept_since;        /* ...and came after that */
     int64_t wait_start;
+    int64_t measured_since;     /* see aio_poll_measure_begin() */
     int64_t sleep_until;        /* 0: not sleeping until a certain time */
 
     uint32_t active_kinds;      /* bitmap of those with requests in flight */
@@ -173,17 +176,27 @@ void aio_poll_policy_measured_sleep(AioPollPolicy *p, bool timer,
                                     int64_t cpu_ns);
 
 /**
+ * aio_poll_source_new:
+ *
+ * A source that is not part of something else, in cache lines of its own.
+ * Free with qemu_vfree() when no thread uses it.
+ */
+AioPollSource *aio_poll_source_new(void);
+
+/**
  * aio_poll_source_await:
  * @depth: requests that the source had in flight at the same time
  *
- * The next event of @s is awaited from the next wait on.
+ * The next event of @s is awaited from the next wait on.  Requests of a
+ * virtqueue that complete in another thread (virtio-scsi's task management)
+ * call it there; then the policy is at worst wrong about one event.
  */
 static inline void aio_poll_source_await(AioPollSource *s, uint32_t depth)
 {
-    s->awaited = true;
-    s->fresh = true;
-    if (depth > s->depth) {
-        s->depth = depth;
+    qatomic_set(&s->awaited, true);
+    qatomic_set(&s->fresh, true);
+    if (depth > qatomic_read(&s->depth)) {
+        qatomic_set(&s->depth, depth);
     }
 }
 
@@ -216,14 +229,27 @@ unsigned aio_poll_request_begin(AioPollPolicy *p, int fd, unsigned op,
 void aio_poll_request_end(AioPollPolicy *p, unsigned kind);
 
 /**
- * aio_poll_policy_decide:
- * @sources: virtqueues and the like that the thread can poll
+ * aio_poll_policy_begin:
  *
- * What to do at @now.  Requests in flight are looked at as well.
+ * The thread is about to wait; it is @now.
  */
 void aio_poll_policy_begin(AioPollPolicy *p, int64_t now);
+
+/**
+ * aio_poll_policy_consider:
+ * @s: a virtqueue or the like that the thread can poll
+ * @d: polls for nothing and sleeps for ever (negative) if nothing else is said
+ *
+ * What @s alone would have the thread do now is added to @d.
+ */
 void aio_poll_policy_consider(AioPollPolicy *p, AioPollSource *s,
                               AioPollDecision *d);
+
+/**
+ * aio_poll_policy_decide:
+ *
+ * The same for all requests in flight.  @d is then what to do.
+ */
 void aio_poll_policy_decide(AioPollPolicy *p, AioPollDecision *d);
 
 /**
