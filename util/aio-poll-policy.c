@@ -57,6 +57,9 @@ static unsigned budget_value(unsigned budget)
 #define PROBE_EVENTS_FIRST 4
 #define PROBE_WINDOW_NS 50000
 
+/* And no more often than that, which matters where events come quickly */
+#define PROBE_PAUSE_NS 2000000
+
 /* Where a kind of requests may be found, from its hash on */
 #define FIND_KINDS 4
 
@@ -284,6 +287,16 @@ AioPollSource *aio_poll_source_new(void)
     return s;
 }
 
+/* A probe is a sleep that need not be */
+static bool may_probe(AioPollPolicy *p)
+{
+    if (!qatomic_read(&p->budget) || p->now - p->last_probe < PROBE_PAUSE_NS) {
+        return false;
+    }
+    p->last_probe = p->now;
+    return true;
+}
+
 /* The thread has just noticed an event of @s */
 static void notice(AioPollPolicy *p, AioPollSource *s)
 {
@@ -313,8 +326,7 @@ static void notice(AioPollPolicy *p, AioPollSource *s)
         s->probe_interval = MAX(s->probe_interval, PROBE_EVENTS_FIRST);
         s->until_probe = s->probe_interval;
     }
-    s->probing = --s->until_probe == 0 && s->steady &&
-                 qatomic_read(&p->budget);
+    s->probing = --s->until_probe == 0 && s->steady && may_probe(p);
 }
 
 void aio_poll_source_event(AioPollPolicy *p, AioPollSource *s)
@@ -493,8 +505,7 @@ void aio_poll_policy_decide(AioPollPolicy *p, AioPollDecision *d)
     }
     d->poll_ns = MIN(d->poll_ns, qatomic_read_i64(&p->max_ns));
 
-    if (unlikely(++p->decisions % PROBE_DECISIONS == 0) &&
-        qatomic_read(&p->budget)) {
+    if (unlikely(++p->decisions % PROBE_DECISIONS == 0) && may_probe(p)) {
         /* See now and then what a sleep is like, also if there is none */
         d->poll_ns = 0;
         if (d->sleep_ns < 0 || d->sleep_ns > PROBE_NS) {

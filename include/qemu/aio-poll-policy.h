@@ -126,6 +126,7 @@ typedef struct AioPollPolicy {
     AioPollMeasured sleep_cpu;
     AioPollMeasured timer_cpu;
     uint32_t decisions;
+    int64_t last_probe;
 
     /* What a nanosecond of latency is worth in CPU time, in 1/16 */
     unsigned value;
